@@ -1,0 +1,195 @@
+"""The values that the core, the edges and the database exchange. Frozen; instants are timezone-aware UTC."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import NewType
+
+from contracts.codes import Code
+
+JobId = NewType("JobId", str)
+"""A UUID in its canonical text form; also the name of the job's directory on the server."""
+
+Fence = NewType("Fence", int)
+"""Grows with every claim of a server (PROTOCOL 1); the server refuses an older one."""
+
+
+class SslStatus(StrEnum):
+    """What a site has, as far as its visitors are concerned (DESIGN A.3)."""
+
+    NONE = "none"
+    PENDING = "pending"
+    ACTIVE = "active"
+    EXPIRED = "expired"
+
+
+class JobState(StrEnum):
+    """Where a job stands (DESIGN A.4)."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    WAITING = "waiting"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    DEAD = "dead"
+    CANCELLED = "cancelled"
+    SUPERSEDED = "superseded"
+
+
+class Step(StrEnum):
+    """What a progress event can name (DESIGN A.2)."""
+
+    QUEUED = "queued"
+    CONNECTING = "connecting"
+    PREFLIGHT = "preflight"
+    REQUESTING = "requesting"
+    INSTALLING = "installing"
+    VERIFYING = "verifying"
+    WAITING = "waiting"
+    DONE = "done"
+    FAILED = "failed"
+    SUPERSEDED = "superseded"
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A customer's server as a command names it.
+
+    Attributes:
+        host: address or name that SSH connects to.
+        port: SSH port.
+        username: SSH user; anyone but root goes through `sudo -n`.
+        host_key: the only key accepted, `TYPE BASE64`; None means the known_hosts file decides.
+        public_addresses: where the public reaches the server, when SSH uses another address.
+    """
+
+    host: str
+    port: int = 22
+    username: str = "root"
+    host_key: str | None = None
+    public_addresses: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """The name of the server in leases and in `job.server_key`: one machine, whatever the user."""
+        return f"server:{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """The facts of one X.509 certificate that decisions need.
+
+    Attributes:
+        serial: lower-case hexadecimal, without leading zeros or colons.
+        names: DNS names of the subject alternative name, lower-case, sorted.
+        issuer: the issuer's common name, or its whole name where it has none.
+        not_before: start of validity, UTC.
+        not_after: end of validity, UTC.
+    """
+
+    serial: str
+    names: tuple[str, ...]
+    issuer: str
+    not_before: datetime
+    not_after: datetime
+
+
+class RunState(StrEnum):
+    """What the server says of one attempt (PROTOCOL 3)."""
+
+    ABSENT = "ABSENT"
+    ALIVE = "ALIVE"
+    ENDED = "ENDED"
+    DEAD = "DEAD"
+    VOID = "VOID"
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """The server's answer to LOOK, START and VOID.
+
+    Attributes:
+        run: state of the attempt asked about.
+        exit_code: of an ENDED run; certbot's code says little (FACTS-certbot 4.1).
+        begun: False where certbot was never started in a DEAD attempt.
+        rebooted: the server rebooted since the attempt's directory was made.
+        other_run: another run of ours lives on the server.
+        certbot_busy: somebody holds certbot's own lock.
+        certificate_pem: `live/NAME/cert.pem`, read last; None where there is none.
+    """
+
+    run: RunState
+    exit_code: int | None = None
+    begun: bool = True
+    rebooted: bool = False
+    other_run: bool = False
+    certbot_busy: bool = False
+    certificate_pem: bytes | None = None
+
+
+class Authenticator(StrEnum):
+    """How the challenge is answered on the server (DESIGN B.4)."""
+
+    WEBROOT = "webroot"
+    NGINX = "nginx"
+
+
+@dataclass(frozen=True, slots=True)
+class RunSpec:
+    """What one certbot run is to do; the server's script builds the command line from it.
+
+    Attributes:
+        directory_url: the CA's ACME directory.
+        email: contact for a new account, or None.
+        cert_name: the lineage, the primary domain's A-label.
+        names: every name of the certificate, the primary first.
+        webroots: for WEBROOT, one directory per name, in the order of `names`.
+        authenticator: how challenges are answered.
+        install: run the nginx installer (False: `certonly`).
+        redirect: let the installer add the redirect from HTTP to HTTPS.
+        force: renew although not due (exactly while the serial is still the one seen at admission).
+        dry_run: against the staging CA, changing nothing.
+        account: the ACME account's id where the server knows several.
+        only_install: no order at all, `certbot install` (or enhance) of the lineage that is there.
+    """
+
+    directory_url: str
+    email: str | None
+    cert_name: str
+    names: tuple[str, ...]
+    webroots: tuple[str, ...] = ()
+    authenticator: Authenticator = Authenticator.NGINX
+    install: bool = True
+    redirect: bool = True
+    force: bool = False
+    dry_run: bool = False
+    account: str | None = None
+    only_install: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RunOutput:
+    """What a finished run left behind, each part cut to its last 256 KiB.
+
+    Attributes:
+        exit_code: None where there is none (killed, rebooted).
+        stdout: certbot's standard output.
+        stderr: certbot's standard error.
+        debug_log: the part of certbot's debug log that this run wrote.
+    """
+
+    exit_code: int | None
+    stdout: str
+    stderr: str
+    debug_log: str
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What went wrong, ready for an event: `error` of DESIGN A.2 before its `fix` is looked up."""
+
+    code: Code
+    message: str
+    names: tuple[str, ...] = ()
+    retry_at: datetime | None = None
+    evidence: tuple[str, ...] = field(default=())
