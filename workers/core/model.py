@@ -184,6 +184,63 @@ class RunOutput:
     debug_log: str
 
 
+class JobKind(StrEnum):
+    """What the job was asked for; the path is the same."""
+
+    ISSUE = "issue"
+    RENEW = "renew"
+
+
+@dataclass(frozen=True, slots=True)
+class LiveJob:
+    """The site's newest job, as admission needs it.
+
+    Attributes:
+        job_id: its id.
+        state: its state; only queued, running and waiting are live, dead may be superseded.
+        domain: the primary name.
+        names: every name, the primary first.
+        server_key: `Server.key` of its server.
+        waits_on: the code that a waiting job waits for, else None.
+        retry_at: when a waiting job goes on, UTC.
+    """
+
+    job_id: JobId
+    state: JobState
+    domain: str
+    names: tuple[str, ...]
+    server_key: str
+    waits_on: Code | None = None
+    retry_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A site as the database has it, read under its row lock.
+
+    Attributes:
+        site_id: the site's id.
+        domain: the stored primary name; None before the first accepted command.
+        aliases: the stored further names.
+        server: the stored server.
+        ssl_status: the stored word; whether a certificate is valid is judged by its notAfter.
+        certificate: the certificate last seen on the server and on the wire, or None.
+        certificate_server_key: the server that certificate was seen on.
+        ever_issued: whether certpilot ever saw a certificate for the site.
+        job: the newest job, or None.
+    """
+
+    site_id: str
+    domain: str | None
+    aliases: tuple[str, ...]
+    server: Server | None
+    ssl_status: SslStatus
+    certificate: Certificate | None
+    certificate_server_key: str | None
+    ever_issued: bool
+    job: LiveJob | None
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """What went wrong, ready for an event: `error` of DESIGN A.2 before its `fix` is looked up."""
