@@ -1,0 +1,235 @@
+"""Table job: admission, offering to runners, supersession, reading. What a holder writes is in `db.outcomes`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from psycopg.rows import class_row
+
+from db.pool import Connection
+from workers.core.model import JobId, JobKind, JobState, Server
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """An admitted command as a job."""
+
+    job_id: JobId
+    site_id: str
+    kind: JobKind
+    names: tuple[str, ...]
+    server: Server
+    force: bool
+    command_id: str | None
+    command_source: str | None
+    requested_by: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A job to be put on the queue; the epoch lets a runner skip an outdated message without a look."""
+
+    job_id: JobId
+    kind: JobKind
+    epoch: int
+
+
+def insert(conn: Connection, job: NewJob, reoffer_seconds: float) -> Offer:
+    """Store a queued job. It is offered again after `reoffer_seconds` unless somebody claims it."""
+    conn.execute(
+        "insert into job (id, site_id, kind, state, domain, names, server_host, server_port, server_username,"
+        " server_host_key, server_public_addresses, server_key, force, command_id, command_source, requested_by, run_at)"
+        " values (%s, %s, %s, 'queued', %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s,"
+        " certpilot_now() + make_interval(secs => %s))",
+        (
+            job.job_id, job.site_id, job.kind, job.names[0], list(job.names), job.server.host, job.server.port,
+            job.server.username, job.server.host_key, list(job.server.public_addresses), job.server.key, job.force,
+            job.command_id, job.command_source, job.requested_by, reoffer_seconds,
+        ),
+    )  # fmt: skip
+    return Offer(job.job_id, job.kind, 1)
+
+
+def supersede_or_flag(conn: Connection, job_id: JobId, by: JobId) -> bool:
+    """Let a newer job take this one's place; the row is locked by the caller (`db.sites.lock`).
+
+    Returns:
+        True when it ended here and now (queued, waiting or dead, without an open attempt); False when a run of it may
+        live: then it is only flagged, and its holder ends it when the run is over (PROTOCOL 1).
+    """
+    ended = conn.execute(
+        "update job set state = 'superseded', superseded_by = %s, finished_at = coalesce(finished_at, certpilot_now()),"
+        " run_at = null, retry_at = null, updated_at = certpilot_now()"
+        " where id = %s and state in ('queued', 'waiting', 'dead') and not attempt_open",
+        (by, job_id),
+    )
+    if ended.rowcount:
+        return True
+    conn.execute("update job set superseded_by = %s where id = %s", (by, job_id))
+    return False
+
+
+def check_now(conn: Connection, job_id: JobId, server: Server | None, reoffer_seconds: float) -> Offer | None:
+    """Make a waiting job due; a joined command may bring a newer way to reach the server.
+
+    Returns:
+        What to offer; None when it no longer waits.
+    """
+    if server is not None:
+        conn.execute(
+            "update job set server_username = %s, server_host_key = %s, server_public_addresses = %s"
+            " where id = %s and server_key = %s",
+            (server.username, server.host_key, list(server.public_addresses), job_id, server.key),
+        )
+    with conn.cursor(row_factory=class_row(Offer)) as cursor:
+        return cursor.execute(
+            "update job set state = 'queued', epoch = epoch + 1, run_at = certpilot_now() + make_interval(secs => %s),"
+            " retry_at = null, updated_at = certpilot_now()"
+            " where id = %s and state = 'waiting' returning id::text as job_id, kind, epoch",
+            (reoffer_seconds, job_id),
+        ).fetchone()
+
+
+def queue_due(conn: Connection, limit: int, reoffer_seconds: float) -> list[Offer]:
+    """Turn waiting jobs whose time has come into queued ones, the longest due first; reads only what is due."""
+    with conn.cursor(row_factory=class_row(Offer)) as cursor:
+        return cursor.execute(
+            "update job set state = 'queued', epoch = epoch + 1, run_at = certpilot_now() + make_interval(secs => %s),"
+            " retry_at = null, updated_at = certpilot_now()"
+            " where id in (select id from job where state = 'waiting' and run_at <= certpilot_now()"
+            "              order by run_at limit %s for update skip locked)"
+            " returning id::text as job_id, kind, epoch",
+            (reoffer_seconds, limit),
+        ).fetchall()
+
+
+def reoffer_orphans(conn: Connection, limit: int, reoffer_seconds: float) -> list[Offer]:
+    """Running jobs whose holder is gone (server lease free or expired). They come before queued ones (PROTOCOL 4.4)."""
+    with conn.cursor(row_factory=class_row(Offer)) as cursor:
+        return cursor.execute(
+            "update job set run_at = certpilot_now() + make_interval(secs => %s)"
+            " where id in (select j.id from job j join lease l on l.key = j.server_key"
+            "              where j.state = 'running' and l.expires_at <= clock_timestamp()"
+            "                and (j.run_at is null or j.run_at <= certpilot_now())"
+            "                and not exists (select from pause where scope in ('*', j.server_host))"
+            "              limit %s for update of j skip locked)"
+            " returning id::text as job_id, kind, epoch",
+            (reoffer_seconds, limit),
+        ).fetchall()
+
+
+def reoffer_queued(conn: Connection, limit: int, reoffer_seconds: float) -> list[Offer]:
+    """Queued jobs that nobody claimed in time although their server is free: the oldest of each server."""
+    with conn.cursor(row_factory=class_row(Offer)) as cursor:
+        return cursor.execute(
+            "update job set run_at = certpilot_now() + make_interval(secs => %s)"
+            " where id in (select j.id from job j left join lease l on l.key = j.server_key"
+            "              where j.state = 'queued' and j.run_at <= certpilot_now()"
+            "                and coalesce(l.expires_at, '-infinity') <= clock_timestamp()"
+            "                and not exists (select from pause where scope in ('*', j.server_host))"
+            "                and not exists (select from job e where e.state = 'queued' and e.server_key = j.server_key"
+            "                                and (e.created_at, e.id) < (j.created_at, j.id))"
+            "              order by j.run_at limit %s for update of j skip locked)"
+            " returning id::text as job_id, kind, epoch",
+            (reoffer_seconds, limit),
+        ).fetchall()
+
+
+def next_after(conn: Connection, server_key: str, names: Sequence[str]) -> list[Offer]:
+    """What a holder that lets go should offer at once: the oldest queued job of the server, and one for its names.
+
+    Without it a job that found the server busy would sit until the scheduler's next round.
+    """
+    with conn.cursor(row_factory=class_row(Offer)) as cursor:
+        return cursor.execute(
+            "(select id::text as job_id, kind, epoch from job where state = 'queued' and server_key = %s"
+            " order by created_at, id limit 1)"
+            " union"
+            " (select id::text, kind, epoch from job where state = 'queued' and names && %s order by created_at, id limit 1)",
+            (server_key, list(names)),
+        ).fetchall()
+
+
+@dataclass(frozen=True, slots=True)
+class JobRow:
+    """A job as `certpilot jobs` shows it."""
+
+    job_id: str
+    site_id: str
+    kind: str
+    state: str
+    domain: str
+    names: list[str]
+    server_key: str
+    attempt: int
+    fails: int
+    run_at: datetime | None
+    retry_at: datetime | None
+    error_code: str | None
+    error_message: str | None
+    because: str | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+def read(
+    conn: Connection,
+    *,
+    job_id: str | None = None,
+    site_id: str | None = None,
+    states: Sequence[JobState] = (),
+    limit: int = 100,
+) -> list[JobRow]:
+    """Jobs, the newest first, by id, site or state."""
+    with conn.cursor(row_factory=class_row(JobRow)) as cursor:
+        return cursor.execute(
+            "select id::text as job_id, site_id, kind, state, domain, names, server_key, attempt, fails, run_at, retry_at,"
+            " error_code, error_message, because, created_at, started_at, finished_at from job"
+            " where (%(id)s::uuid is null or id = %(id)s) and (%(site)s::text is null or site_id = %(site)s)"
+            " and (cardinality(%(states)s::text[]) = 0 or state = any(%(states)s)) order by created_at desc limit %(limit)s",
+            {"id": job_id, "site": site_id, "states": list(states), "limit": limit},
+        ).fetchall()
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRow:
+    """One attempt of a job, for `certpilot jobs show`."""
+
+    attempt: int
+    opened_at: datetime
+    closed_at: datetime | None
+    result: str | None
+    error_code: str | None
+    exit_code: int | None
+    evidence: str | None
+
+
+def attempts(conn: Connection, job_id: str) -> list[AttemptRow]:
+    """The attempts of a job in their order."""
+    with conn.cursor(row_factory=class_row(AttemptRow)) as cursor:
+        return cursor.execute(
+            "select attempt, opened_at, closed_at, result, error_code, exit_code, evidence from job_attempt"
+            " where job_id = %s order by attempt",
+            (UUID(job_id),),
+        ).fetchall()
+
+
+def cancel_or_flag(conn: Connection, job_id: str) -> tuple[str, bool] | None:
+    """Cancel a job that waits or is queued; flag one that runs.
+
+    Returns:
+        Its site and whether it ended here and now; None when there is no live job of that id.
+    """
+    row = conn.execute(
+        "update job set cancel_requested = true,"
+        " state = case when state in ('queued', 'waiting') and not attempt_open then 'cancelled' else state end,"
+        " finished_at = case when state in ('queued', 'waiting') and not attempt_open then certpilot_now() end,"
+        " run_at = case when state in ('queued', 'waiting') and not attempt_open then null else run_at end,"
+        " retry_at = case when state in ('queued', 'waiting') and not attempt_open then null else retry_at end,"
+        " updated_at = certpilot_now()"
+        " where id = %s and state in ('queued', 'waiting', 'running') returning site_id, state = 'cancelled'",
+        (job_id,),
+    ).fetchone()
+    return None if row is None else (row[0], row[1])

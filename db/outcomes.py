@@ -1,0 +1,177 @@
+"""What the holder of a job writes: the attempt it counts, and how its turn ends. Always after `db.claims.hold`.
+
+Each statement repeats the fence and the state in its WHERE, so that even a caller without the guard could not write to
+a job that is no longer its own (PROTOCOL 5 p, w).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from psycopg.types.json import Jsonb
+
+from contracts.codes import Code
+from db import claims
+from db.claims import ClaimLostError, HeldJob
+from db.pool import Connection
+from workers.core.model import JobState
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedAttempt:
+    """How the open attempt ended; `order_spent` False gives its reservation back (PROTOCOL 2)."""
+
+    result: str
+    code: Code | None = None
+    exit_code: int | None = None
+    evidence: str | None = None
+    order_spent: bool = True
+
+
+def count_attempt(
+    conn: Connection,
+    job: HeldJob,
+    *,
+    serial_seen: str | None,
+    orders: bool,
+    spends: Sequence[dict[str, object]] = (),
+) -> int:
+    """COUNT: number and open the next attempt before anything starts on the server.
+
+    Args:
+        conn: the transaction that holds the job.
+        job: the held job.
+        serial_seen: serial of the certificate on disk; the first attempt keeps it, since a forced renewal has reached
+            its goal only when the serial is another one.
+        orders: whether the attempt may make a CA order.
+        spends: the limit buckets reserved for it, as stored for giving back.
+
+    Returns:
+        The attempt's number.
+
+    Raises:
+        ClaimLostError: an attempt is open, the job was superseded, or it is no longer ours.
+    """
+    row = conn.execute(
+        "with u as (update job set attempt = attempt + 1, attempt_open = true,"
+        "  serial_before = case when attempt = 0 then %s else serial_before end, crashes = 0, updated_at = certpilot_now()"
+        "  where id = %s and state = 'running' and fence = %s and not attempt_open and superseded_by is null"
+        "  returning id, attempt),"
+        " a as (insert into job_attempt (job_id, attempt, fence, orders, spends) select id, attempt, %s, %s, %s from u)"
+        " select attempt from u",
+        (serial_seen, job.claim.job_id, job.claim.fence, job.claim.fence, orders, Jsonb(list(spends))),
+    ).fetchone()
+    if row is None:
+        raise ClaimLostError(job.claim.job_id)
+    attempt: int = row[0]
+    return attempt
+
+
+def count_crash_risk(conn: Connection, job: HeldJob) -> int:
+    """Count this claim before anything of the job runs here; COUNT and every outcome set it back to 0.
+
+    Returns:
+        Claims in a row that ended in neither: three dead processes make the job `CRASHED` (DESIGN A.5).
+    """
+    row = conn.execute(
+        "update job set crashes = crashes + 1 where id = %s and fence = %s returning crashes",
+        (job.claim.job_id, job.claim.fence),
+    ).fetchone()
+    if row is None:
+        raise ClaimLostError(job.claim.job_id)
+    crashes: int = row[0]
+    return crashes
+
+
+def forgive_crash_risk(conn: Connection, job: HeldJob) -> None:
+    """The process lives and lets go in an orderly way: this claim was no crash."""
+    conn.execute(
+        "update job set crashes = 0 where id = %s and fence = %s", (job.claim.job_id, job.claim.fence)
+    )
+
+
+def _close_attempt(conn: Connection, job: HeldJob, closed: ClosedAttempt) -> None:
+    conn.execute(
+        "update job_attempt set closed_at = clock_timestamp(), result = %s, error_code = %s, exit_code = %s, evidence = %s,"
+        " orders = orders and %s where job_id = %s and attempt = %s and closed_at is null",
+        (
+            closed.result, closed.code, closed.exit_code, closed.evidence,
+            closed.order_spent, job.claim.job_id, job.attempt,
+        ),
+    )  # fmt: skip
+
+
+def finish(
+    conn: Connection,
+    job: HeldJob,
+    state: JobState,
+    *,
+    code: Code | None,
+    message: str | None,
+    because: str,
+    closed: ClosedAttempt | None = None,
+) -> None:
+    """OUTCOME, final: the job ends in `state`, its open attempt is closed, its leases are free.
+
+    Raises:
+        ClaimLostError: the job is no longer ours, or an attempt is open that `closed` does not close.
+    """
+    if closed is not None:
+        _close_attempt(conn, job, closed)
+    done = conn.execute(
+        "update job set state = %s, attempt_open = attempt_open and not %s, crashes = 0, error_code = %s,"
+        " error_message = %s, because = %s, run_at = null, retry_at = null, finished_at = certpilot_now(),"
+        " updated_at = certpilot_now()"
+        " where id = %s and state = 'running' and fence = %s and attempt = %s and (not attempt_open or %s)",
+        (
+            state, closed is not None, code, message, because,
+            job.claim.job_id, job.claim.fence, job.attempt, closed is not None,
+        ),
+    )  # fmt: skip
+    _check(done.rowcount, job)
+    claims.release(conn, job.claim)
+
+
+def wait(
+    conn: Connection,
+    job: HeldJob,
+    *,
+    run_at: datetime,
+    code: Code | None,
+    message: str | None,
+    because: str,
+    fails: int,
+    failing_since: datetime | None,
+    closed: ClosedAttempt | None = None,
+) -> None:
+    """OUTCOME, not final: the job waits until `run_at` (which is what a person sees as retryAt); its leases are free.
+
+    Raises:
+        ClaimLostError: the job is no longer ours.
+    """
+    if closed is not None:
+        _close_attempt(conn, job, closed)
+    done = conn.execute(
+        "update job set state = 'waiting', attempt_open = attempt_open and not %s, crashes = 0, error_code = %s,"
+        " error_message = %s, because = %s, run_at = %s, retry_at = %s, fails = %s, failing_since = %s,"
+        " updated_at = certpilot_now() where id = %s and state = 'running' and fence = %s and attempt = %s",
+        (
+            closed is not None, code, message, because, run_at, run_at, fails, failing_since,
+            job.claim.job_id, job.claim.fence, job.attempt,
+        ),
+    )  # fmt: skip
+    _check(done.rowcount, job)
+    claims.release(conn, job.claim)
+
+
+def _check(rows: int, job: HeldJob) -> None:
+    if rows != 1:
+        raise ClaimLostError(job.claim.job_id)
+
+
+def read_spends(conn: Connection, job: HeldJob) -> list[dict[str, object]]:
+    """The limit buckets that the current attempt reserved."""
+    row = conn.execute(
+        "select spends from job_attempt where job_id = %s and attempt = %s", (job.claim.job_id, job.attempt)
+    ).fetchone()
+    return [] if row is None else list(row[0])

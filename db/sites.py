@@ -1,0 +1,240 @@
+"""Table site: what each site has, and the counter behind `data.sequence`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import psycopg
+from psycopg.rows import class_row, dict_row
+
+from contracts.codes import Code
+from db.pool import Connection
+from workers.core.model import Certificate, JobId, JobState, LiveJob, Server, Site, SslStatus
+
+_LOCK_TRIES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Bumped:
+    """The site's row after its sequence was advanced for one event."""
+
+    sequence: int
+    domain: str | None
+    ssl_status: SslStatus
+    ssl_expiry: datetime | None
+
+
+def lock(conn: Connection, site_id: str) -> Site:
+    """Lock the site's row and, before it, its newest job; make the row where there is none.
+
+    Which job is the newest stands in the site's row, so it is read first, and read again under the lock: when another
+    command came in between, both locks are given back (savepoint) and taken anew, always job before site.
+
+    Raises:
+        OperationalError: the newest job changed five times in between; the delivery will come again.
+    """
+    conn.execute("insert into site (site_id) values (%s) on conflict do nothing", (site_id,))
+    for _ in range(_LOCK_TRIES):
+        with conn.transaction() as attempt, conn.cursor(row_factory=dict_row) as cursor:
+            found = cursor.execute("select job_id from site where site_id = %s", (site_id,)).fetchone()
+            job_id = found and found["job_id"]
+            if job_id is not None:
+                cursor.execute("select 1 from job where id = %s for update", (job_id,))
+            row = cursor.execute(
+                "select s.site_id, s.domain, s.aliases, s.server_host, s.server_port, s.server_username,"
+                " s.server_host_key, s.server_public_addresses, s.ssl_status, s.ssl_expiry, s.certificate_serial,"
+                " s.certificate_names, s.certificate_issuer, s.certificate_not_before, s.certificate_server_key,"
+                " s.ever_issued, s.job_id, j.state as job_state, j.domain as job_domain, j.names as job_names,"
+                " j.server_key as job_server_key, j.error_code as job_error_code, j.retry_at as job_retry_at"
+                " from site s left join job j on j.id = s.job_id where s.site_id = %s for update of s",
+                (site_id,),
+            ).fetchone()
+            assert row is not None
+            if row["job_id"] == job_id:
+                return _site(row)
+            raise psycopg.Rollback(attempt)
+    raise psycopg.OperationalError(f"the newest job of site {site_id} keeps changing")
+
+
+def _site(row: dict[str, Any]) -> Site:
+    return Site(
+        site_id=row["site_id"],
+        domain=row["domain"],
+        aliases=tuple(row["aliases"]),
+        server=server_of(row) if row["server_host"] else None,
+        ssl_status=SslStatus(row["ssl_status"]),
+        certificate=_certificate(row),
+        certificate_server_key=row["certificate_server_key"],
+        ever_issued=row["ever_issued"],
+        job=_live_job(row),
+    )
+
+
+def server_of(row: dict[str, Any]) -> Server:
+    """The server in the columns server_* of a site or job."""
+    return Server(
+        host=row["server_host"],
+        port=row["server_port"],
+        username=row["server_username"],
+        host_key=row["server_host_key"],
+        public_addresses=tuple(row["server_public_addresses"]),
+    )
+
+
+def _certificate(row: dict[str, Any]) -> Certificate | None:
+    if row["certificate_serial"] is None:
+        return None
+    return Certificate(
+        serial=row["certificate_serial"],
+        names=tuple(row["certificate_names"]),
+        issuer=row["certificate_issuer"],
+        not_before=row["certificate_not_before"],
+        not_after=row["ssl_expiry"],
+    )
+
+
+def _live_job(row: dict[str, Any]) -> LiveJob | None:
+    if row["job_id"] is None:
+        return None
+    state = JobState(row["job_state"])
+    waits_on = row["job_error_code"] if state is JobState.WAITING else None
+    return LiveJob(
+        job_id=JobId(str(row["job_id"])),
+        state=state,
+        domain=row["job_domain"],
+        names=tuple(row["job_names"]),
+        server_key=row["job_server_key"],
+        waits_on=Code(waits_on) if waits_on else None,
+        retry_at=row["job_retry_at"] if state is JobState.WAITING else None,
+    )
+
+
+def bump_sequence(conn: Connection, site_id: str) -> Bumped:
+    """Take the next sequence number of the site, for exactly one event appended in the same transaction.
+
+    The row stays locked until the commit, so events of a site enter the outbox in the order of their numbers.
+    """
+    with conn.cursor(row_factory=class_row(Bumped)) as cursor:
+        row = cursor.execute(
+            "update site set sequence = sequence + 1, updated_at = certpilot_now() where site_id = %s"
+            " returning sequence, domain, ssl_status, ssl_expiry",
+            (site_id,),
+        ).fetchone()
+    assert row is not None
+    return row
+
+
+def set_request(
+    conn: Connection,
+    site_id: str,
+    *,
+    domain: str,
+    aliases: Sequence[str],
+    server: Server,
+    job_id: JobId,
+    status: SslStatus,
+) -> None:
+    """Store what an admitted command asked for: names, server, newest job, and the status it makes."""
+    conn.execute(
+        "update site set domain = %s, aliases = %s, server_host = %s, server_port = %s, server_username = %s,"
+        " server_host_key = %s, server_public_addresses = %s, job_id = %s, ssl_status = %s,"
+        " error_code = null, error_message = null, updated_at = certpilot_now() where site_id = %s",
+        (
+            domain, list(aliases), server.host, server.port, server.username,
+            server.host_key, list(server.public_addresses), job_id, status, site_id,
+        ),
+    )  # fmt: skip
+
+
+def set_server(conn: Connection, site_id: str, server: Server) -> None:
+    """Store the newest word on how the server is reached (a joined command may bring a new host key)."""
+    conn.execute(
+        "update site set server_host = %s, server_port = %s, server_username = %s, server_host_key = %s,"
+        " server_public_addresses = %s where site_id = %s",
+        (server.host, server.port, server.username, server.host_key, list(server.public_addresses), site_id),
+    )
+
+
+def set_certificate(conn: Connection, site_id: str, certificate: Certificate, server_key: str) -> None:
+    """Make the site active with a certificate that was seen on disk and on the wire."""
+    conn.execute(
+        "update site set ssl_status = 'active', ssl_expiry = %s, certificate_serial = %s, certificate_names = %s,"
+        " certificate_issuer = %s, certificate_not_before = %s, certificate_server_key = %s, ever_issued = true,"
+        " error_code = null, error_message = null, updated_at = certpilot_now() where site_id = %s",
+        (
+            certificate.not_after, certificate.serial, list(certificate.names),
+            certificate.issuer, certificate.not_before, server_key, site_id,
+        ),
+    )  # fmt: skip
+
+
+def set_status(conn: Connection, site_id: str, status: SslStatus) -> None:
+    """Set the status alone; `active` only where the certificate is still there."""
+    conn.execute(
+        "update site set ssl_status = %s, updated_at = certpilot_now() where site_id = %s", (status, site_id)
+    )
+
+
+def set_error(conn: Connection, site_id: str, code: Code | None, message: str | None) -> None:
+    """Keep the last failure for readers of `site_ssl`, or clear it."""
+    conn.execute(
+        "update site set error_code = %s, error_message = %s, updated_at = certpilot_now() where site_id = %s",
+        (code, message, site_id),
+    )
+
+
+def lock_expired(conn: Connection, limit: int) -> list[str]:
+    """Lock sites that are called active although their notAfter has passed (real time), skipping locked ones.
+
+    Returns:
+        Their ids, the longest expired first. The index holds active sites only, so nothing due costs one probe.
+    """
+    rows = conn.execute(
+        "select site_id from site where ssl_status = 'active' and ssl_expiry <= clock_timestamp()"
+        " order by ssl_expiry limit %s for update skip locked",
+        (limit,),
+    ).fetchall()
+    return [row[0] for row in rows]
+
+
+def next_expiry_seconds(conn: Connection) -> float | None:
+    """Seconds until the next active site expires (real time); None without one."""
+    row = conn.execute(
+        "select extract(epoch from min(ssl_expiry) - clock_timestamp())::float8 from site where ssl_status = 'active'"
+    ).fetchone()
+    return None if row is None else row[0]
+
+
+@dataclass(frozen=True, slots=True)
+class SiteRow:
+    """One row of the view site_ssl; attribute names are the view's columns."""
+
+    site_id: str
+    domain: str | None
+    ssl_status: str
+    ssl_expiry: datetime | None
+    job_id: str | None
+    job_state: str | None
+    attempt: int | None
+    retry_at: datetime | None
+    error_code: str | None
+    error_message: str | None
+    updated_at: datetime
+    sequence: int
+
+
+def read(conn: Connection, site_id: str | None = None, *, limit: int = 1000) -> list[SiteRow]:
+    """Rows of the reader view, one site's or the most recently changed ones."""
+    with conn.cursor(row_factory=class_row(SiteRow)) as cursor:
+        if site_id is not None:
+            return cursor.execute(
+                "select site_id, domain, ssl_status, ssl_expiry, job_id::text, job_state, attempt, retry_at,"
+                " error_code, error_message, updated_at, sequence from site_ssl where site_id = %s",
+                (site_id,),
+            ).fetchall()
+        return cursor.execute(
+            "select site_id, domain, ssl_status, ssl_expiry, job_id::text, job_state, attempt, retry_at,"
+            " error_code, error_message, updated_at, sequence from site_ssl order by updated_at desc limit %s",
+            (limit,),
+        ).fetchall()
