@@ -1,5 +1,7 @@
 """Who may write to a job: claim, guard, renew, release (PROTOCOL 1). Tables lease and job, always in that order."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
@@ -185,3 +187,22 @@ def release(conn: Connection, held: Claim) -> None:
         "update lease set expires_at = '-infinity' where key = any(%s) and owner = %s",
         (list(held.keys), held.owner),
     )
+
+
+def renew_all(conn: Connection, held: Sequence[Claim], lease_seconds: float) -> set[UUID]:
+    """Prolong the leases of many claims in one statement.
+
+    Returns:
+        Owners whose claim is whole; the work of every other one must stop.
+    """
+    keys = [key for one in held for key in one.keys]
+    owners = [one.owner for one in held for _ in one.keys]
+    renewed = conn.execute(
+        "with l as materialized (select l.key from lease l join unnest(%s::text[], %s::uuid[]) as u(key, owner)"
+        "   on l.key = u.key and l.owner = u.owner order by l.key for update of l)"
+        " update lease set expires_at = clock_timestamp() + make_interval(secs => %s) from l where lease.key = l.key"
+        " returning lease.owner",
+        (keys, owners, lease_seconds),
+    ).fetchall()
+    counts = Counter(row[0] for row in renewed)
+    return {one.owner for one in held if counts[one.owner] == len(one.keys)}

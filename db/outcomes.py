@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from contracts.codes import Code
@@ -34,6 +35,7 @@ def count_attempt(
     *,
     serial_seen: str | None,
     orders: bool,
+    spec: dict[str, object],
     spends: Sequence[dict[str, object]] = (),
 ) -> int:
     """COUNT: number and open the next attempt before anything starts on the server.
@@ -44,6 +46,7 @@ def count_attempt(
         serial_seen: serial of the certificate on disk; the first attempt keeps it, since a forced renewal has reached
             its goal only when the serial is another one.
         orders: whether the attempt may make a CA order.
+        spec: what the server is told to run, so that whoever takes over can send the very same START.
         spends: the limit buckets reserved for it, as stored for giving back.
 
     Returns:
@@ -57,9 +60,18 @@ def count_attempt(
         "  serial_before = case when attempt = 0 then %s else serial_before end, crashes = 0, updated_at = certpilot_now()"
         "  where id = %s and state = 'running' and fence = %s and not attempt_open and superseded_by is null"
         "  returning id, attempt),"
-        " a as (insert into job_attempt (job_id, attempt, fence, orders, spends) select id, attempt, %s, %s, %s from u)"
+        " a as (insert into job_attempt (job_id, attempt, fence, orders, spec, spends)"
+        "  select id, attempt, %s, %s, %s, %s from u)"
         " select attempt from u",
-        (serial_seen, job.claim.job_id, job.claim.fence, job.claim.fence, orders, Jsonb(list(spends))),
+        (
+            serial_seen,
+            job.claim.job_id,
+            job.claim.fence,
+            job.claim.fence,
+            orders,
+            Jsonb(spec),
+            Jsonb(list(spends)),
+        ),
     ).fetchone()
     if row is None:
         raise ClaimLostError(job.claim.job_id)
@@ -169,9 +181,30 @@ def _check(rows: int, job: HeldJob) -> None:
         raise ClaimLostError(job.claim.job_id)
 
 
-def read_spends(conn: Connection, job: HeldJob) -> list[dict[str, object]]:
-    """The limit buckets that the current attempt reserved."""
-    row = conn.execute(
-        "select spends from job_attempt where job_id = %s and attempt = %s", (job.claim.job_id, job.attempt)
-    ).fetchone()
-    return [] if row is None else list(row[0])
+@dataclass(frozen=True, slots=True)
+class CountedAttempt:
+    """What was stored when the current attempt was counted.
+
+    Attributes:
+        spec: what the server is told to run.
+        spends: the limit buckets reserved.
+        orders: whether it may make a CA order.
+        age_seconds: time since it was counted, real time.
+    """
+
+    spec: dict[str, object]
+    spends: list[dict[str, object]]
+    orders: bool
+    age_seconds: float
+
+
+def read_attempt(conn: Connection, job: HeldJob) -> CountedAttempt:
+    """Read the job's current attempt; there is one (`job.attempt` > 0)."""
+    with conn.cursor(row_factory=class_row(CountedAttempt)) as cursor:
+        row = cursor.execute(
+            "select spec, spends, orders, extract(epoch from clock_timestamp() - opened_at)::float8 as age_seconds"
+            " from job_attempt where job_id = %s and attempt = %s",
+            (job.claim.job_id, job.attempt),
+        ).fetchone()
+    assert row is not None
+    return row

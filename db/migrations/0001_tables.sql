@@ -102,6 +102,8 @@ create table job_attempt (
     closed_at timestamptz,
     -- whether the attempt reserved a CA order (an attempt that only installs does not)
     orders boolean not null default true,
+    -- what the server was told to run: whoever takes the job over sends the very same START
+    spec jsonb not null,
     -- the ledger's buckets that were spent, to be given back where no order was made
     spends jsonb not null default '[]',
     result text,

@@ -112,7 +112,7 @@ def test_stale_holder_writes_nothing(conn: Connection) -> None:
     with pytest.raises(ClaimLostError):
         claims.hold(conn, stale.claim)
     with pytest.raises(ClaimLostError):
-        outcomes.count_attempt(conn, stale, serial_seen=None, orders=True)
+        outcomes.count_attempt(conn, stale, serial_seen=None, orders=True, spec={})
     with pytest.raises(ClaimLostError):
         outcomes.finish(conn, stale, JobState.FAILED, code=None, message=None, because="stale")
     assert conn.execute("select state, attempt from job where id = %s", (job_id,)).fetchone() == (
@@ -131,9 +131,9 @@ def test_holder_whose_server_lease_went_to_another_job_is_refused(conn: Connecti
 
 def test_count_is_made_once_however_often_it_is_repeated(conn: Connection) -> None:
     held = must_claim(conn, new_job(conn, "a.example"))
-    assert outcomes.count_attempt(conn, held, serial_seen="old", orders=True) == 1
+    assert outcomes.count_attempt(conn, held, serial_seen="old", orders=True, spec={}) == 1
     with pytest.raises(ClaimLostError):
-        outcomes.count_attempt(conn, held, serial_seen="new", orders=True)
+        outcomes.count_attempt(conn, held, serial_seen="new", orders=True, spec={})
     again = reheld(conn, held.claim)
     assert (again.attempt, again.attempt_open, again.serial_before) == (1, True, "old")
 
@@ -142,7 +142,7 @@ def test_serial_before_survives_later_attempts(conn: Connection) -> None:
     """PROTOCOL 5 v: kept in memory, a new certificate would count as the old one after a take-over."""
     job_id = new_job(conn, "a.example")
     held = must_claim(conn, job_id)
-    outcomes.count_attempt(conn, held, serial_seen="old", orders=True)
+    outcomes.count_attempt(conn, held, serial_seen="old", orders=True, spec={})
     held = reheld(conn, held.claim)
     now = conn.execute("select certpilot_now()").fetchone()
     assert now is not None
@@ -152,7 +152,7 @@ def test_serial_before_survives_later_attempts(conn: Connection) -> None:
     )  # fmt: skip
     jobs.queue_due(conn, 10, 60)
     held = must_claim(conn, job_id)
-    assert outcomes.count_attempt(conn, held, serial_seen="new", orders=True) == 2
+    assert outcomes.count_attempt(conn, held, serial_seen="new", orders=True, spec={}) == 2
     assert reheld(conn, held.claim).serial_before == "old"
 
 
@@ -161,12 +161,12 @@ def test_superseded_job_counts_no_further_attempt(conn: Connection) -> None:
     held = must_claim(conn, job_id)
     assert jobs.supersede_or_flag(conn, job_id, JobId(str(uuid4()))) is False
     with pytest.raises(ClaimLostError):
-        outcomes.count_attempt(conn, held, serial_seen=None, orders=True)
+        outcomes.count_attempt(conn, held, serial_seen=None, orders=True, spec={})
 
 
 def test_job_with_an_open_attempt_ends_only_by_closing_it(conn: Connection) -> None:
     held = must_claim(conn, new_job(conn, "a.example"))
-    outcomes.count_attempt(conn, held, serial_seen=None, orders=True)
+    outcomes.count_attempt(conn, held, serial_seen=None, orders=True, spec={})
     held = reheld(conn, held.claim)
     with pytest.raises(ClaimLostError):
         outcomes.finish(conn, held, JobState.FAILED, code=Code.INTERNAL, message="m", because="b")
@@ -177,7 +177,7 @@ def test_shared_name_on_another_server_waits_for_the_open_attempt(conn: Connecti
     first = new_job(conn, "a.example")
     second = new_job(conn, "b.example", "a.example", server=Server("203.0.113.8"))
     held = must_claim(conn, first)
-    outcomes.count_attempt(conn, held, serial_seen=None, orders=True)
+    outcomes.count_attempt(conn, held, serial_seen=None, orders=True, spec={})
     claims.release(conn, held.claim)
     assert claim(conn, second) is Unclaimable.SHARED_NAME
     held = must_claim(conn, first)
@@ -214,7 +214,7 @@ def test_reload_waits_for_an_undecided_commit(pool: Pool) -> None:
 
     with transaction(pool) as undecided:
         claims.hold(undecided, held.claim)
-        outcomes.count_attempt(undecided, held, serial_seen=None, orders=True)
+        outcomes.count_attempt(undecided, held, serial_seen=None, orders=True, spec={})
         other = threading.Thread(target=reload)
         other.start()
         other.join(0.3)
