@@ -1,0 +1,1 @@
+"""How certpilot is run: the lab (the world in miniature), customer servers, service units."""
