@@ -160,7 +160,8 @@ def _judge(
             normalise_name(name)
         except InvalidName as error:
             code = Code.WILDCARD_NEEDS_DNS if error.wildcard else Code.INVALID_DOMAIN
-            return None, Rejection(code, f"{path}: {error}.", path)
+            kind = "domain" if path == "data.domain" else "alias"
+            return None, Rejection(code, f"The {kind} {error}.", path)
     return _command_of(data), None
 
 

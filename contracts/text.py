@@ -6,6 +6,7 @@ from typing import Any
 # CloudEvents 1.0 "Type System" forbids these in strings; PostgreSQL can store neither U+0000 nor a lone surrogate.
 _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 _FORBIDDEN_BUT_LAYOUT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+_UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")
 _SHOWN_CHARACTERS = 60
 
 
@@ -19,6 +20,23 @@ def is_plain(text: str) -> bool:
         True where it can be stored, published and printed as it is.
     """
     return _FORBIDDEN.search(text) is None
+
+
+def is_storable(value: Any) -> bool:
+    """Say whether PostgreSQL's jsonb can hold a JSON value: it has neither U+0000 nor lone surrogates.
+
+    Args:
+        value: a parsed JSON document, its nesting bounded.
+    """
+    match value:
+        case str():
+            return _UNSTORABLE.search(value) is None
+        case list():
+            return all(map(is_storable, value))
+        case dict():
+            return all(is_storable(key) and is_storable(member) for key, member in value.items())
+        case _:
+            return True
 
 
 def cleaned(text: str, limit_characters: int) -> str:
