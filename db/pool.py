@@ -14,6 +14,9 @@ Pool: TypeAlias = ConnectionPool[Connection]
 DatabaseError = psycopg.Error
 """Any trouble with the database; roles catch it to try again."""
 
+DataError = psycopg.DataError
+"""PostgreSQL cannot hold a value."""
+
 OperationalError = psycopg.OperationalError
 """The connection is gone or cannot be made: the transaction's fate may be unknown (PROTOCOL 4.7)."""
 

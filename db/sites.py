@@ -23,6 +23,12 @@ class Bumped:
     domain: str | None
     ssl_status: SslStatus
     ssl_expiry: datetime | None
+    at: datetime
+
+
+def ensure(conn: Connection, site_id: str) -> None:
+    """Make the site's row where there is none."""
+    conn.execute("insert into site (site_id) values (%s) on conflict do nothing", (site_id,))
 
 
 def lock(conn: Connection, site_id: str) -> Site:
@@ -34,7 +40,7 @@ def lock(conn: Connection, site_id: str) -> Site:
     Raises:
         OperationalError: the newest job changed five times in between; the delivery will come again.
     """
-    conn.execute("insert into site (site_id) values (%s) on conflict do nothing", (site_id,))
+    ensure(conn, site_id)
     for _ in range(_LOCK_TRIES):
         with conn.transaction() as attempt, conn.cursor(row_factory=dict_row) as cursor:
             found = cursor.execute("select job_id from site where site_id = %s", (site_id,)).fetchone()
@@ -118,7 +124,7 @@ def bump_sequence(conn: Connection, site_id: str) -> Bumped:
     with conn.cursor(row_factory=class_row(Bumped)) as cursor:
         row = cursor.execute(
             "update site set sequence = sequence + 1, updated_at = certpilot_now() where site_id = %s"
-            " returning sequence, domain, ssl_status, ssl_expiry",
+            " returning sequence, domain, ssl_status, ssl_expiry, updated_at as at",
             (site_id,),
         ).fetchone()
     assert row is not None
