@@ -157,7 +157,7 @@ class ServerData(CommandModel):
 
 
 class IssueData(CommandModel):
-    """`data` of `com.cloudaipilot.ssl.issue.v1`."""
+    """Ask for a certificate for a site."""
 
     site_id: Annotated[SiteId, Field(description="The site; a name of your choice that never changes.")]
     domain: Annotated[
@@ -169,7 +169,7 @@ class IssueData(CommandModel):
 
 
 class RenewData(CommandModel):
-    """`data` of `com.cloudaipilot.ssl.renew.v1`."""
+    """Ask for a new certificate for a site that has one; what is left out is taken from the last request."""
 
     site_id: Annotated[SiteId, Field(description="The site.")]
     domain: Annotated[_Domain, Field(description="Absent, null or blank: the stored one.")] = None

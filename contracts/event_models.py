@@ -121,7 +121,7 @@ class _AboutSite(_Common):
 
 
 class StatusChanged(_AboutSite):
-    """The end of a job, or a status that changed by itself; the status may be what it was."""
+    """A job has ended, or the status changed by itself; after a failed renewal it is what it was."""
 
     previous_status: Annotated[SslStatusWord, Field(description="The status before.")]
     ssl_status: Annotated[SslStatusWord, Field(description="The status now.")]
