@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workers.core.model import Certificate
@@ -44,6 +44,7 @@ def test_it_is_due_from_the_opening_on_and_also_after_not_after() -> None:
     assert is_due(certificate, certificate.not_after + timedelta(days=1))
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(
     lifetime=st.timedeltas(min_value=timedelta(minutes=1), max_value=timedelta(days=400)),
     draw=st.floats(0, 1, exclude_max=True),
