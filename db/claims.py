@@ -51,6 +51,7 @@ class HeldJob:
     claim: Claim
     site_id: str
     kind: JobKind
+    epoch: int
     domain: str
     names: tuple[str, ...]
     server: Server
@@ -134,7 +135,7 @@ def hold(conn: Connection, held: Claim) -> HeldJob:
         row = cursor.execute(
             "with l as materialized (select owner from lease where key = any(%s) order by key for update),"
             " g as (select 1 from l having count(*) filter (where owner = %s) = %s)"
-            " select j.site_id, j.kind, j.domain, j.names, j.server_host, j.server_port, j.server_username,"
+            " select j.site_id, j.kind, j.epoch, j.domain, j.names, j.server_host, j.server_port, j.server_username,"
             " j.server_host_key, j.server_public_addresses, j.server_key, j.force, j.command_id, j.command_source,"
             " j.attempt, j.attempt_open, j.fails, j.failing_since, j.crashes, j.serial_before, j.superseded_by,"
             " j.cancel_requested, j.error_code, j.started_at"
@@ -152,6 +153,7 @@ def _held(held: Claim, row: dict[str, Any]) -> HeldJob:
         claim=held,
         site_id=row["site_id"],
         kind=JobKind(row["kind"]),
+        epoch=row["epoch"],
         domain=row["domain"],
         names=tuple(row["names"]),
         server=server_of(row),

@@ -190,6 +190,14 @@ def set_error(conn: Connection, site_id: str, code: Code | None, message: str | 
     )
 
 
+def set_error_of_job(conn: Connection, site_id: str, job_id: JobId, code: Code, message: str) -> None:
+    """Keep what a waiting job waits for, where it is still the site's newest."""
+    conn.execute(
+        "update site set error_code = %s, error_message = %s, updated_at = certpilot_now() where site_id = %s and job_id = %s",
+        (code, message, site_id, job_id),
+    )
+
+
 def lock_expired(conn: Connection, limit: int) -> list[str]:
     """Lock sites that are called active although their notAfter has passed (real time), skipping locked ones.
 

@@ -1,0 +1,154 @@
+"""How a job's turn ends: one transaction each, behind the guard, with the site's status and the events in it.
+
+Whoever lost its claim writes nothing (`ClaimLostError`); a repetition after a lost commit reply finds the job ended and
+is refused the same way (PROTOCOL 4.7).
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from db import claims, jobs, outcomes, pool, sites
+from db.claims import HeldJob
+from db.jobs import Offer
+from db.outcomes import ClosedAttempt
+from db.pool import Connection
+from workers import announce
+from workers.announce import About
+from workers.core import lifecycle
+from workers.core.model import Certificate, JobId, JobState, Problem, Site, Step
+from workers.dispatch import offer
+from workers.letters import Cause, bury_job
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """A turn that ends in waiting.
+
+    Attributes:
+        run_at: when the job goes on, and what people see as retryAt.
+        problem: what it waits for.
+        because: why it is tried then; kept with the job.
+        fails: failures in a row, this one included where it counts as one.
+        failing_since: the first of them.
+    """
+
+    run_at: datetime
+    problem: Problem
+    because: str
+    fails: int
+    failing_since: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """A turn that ends the job without a certificate: why, and why nothing more is tried."""
+
+    problem: Problem
+    because: str
+
+
+def about(job: HeldJob) -> About:
+    """What the job's events are about."""
+    return About(job.site_id, job.command_id, job.command_source, job.claim.job_id)
+
+
+def succeed(
+    conn: Connection, job: HeldJob, certificate: Certificate, because: str, closed: ClosedAttempt | None
+) -> None:
+    """The certificate is on disk and served for every name."""
+    outcomes.finish(conn, job, JobState.SUCCEEDED, code=None, message=None, because=because, closed=closed)
+    site = sites.lock(conn, job.site_id)
+    # A newer command may have moved the site meanwhile: then this certificate says nothing of it.
+    if lifecycle.own_certificate(certificate, job.server_key, site.domain, site.server) is not None:
+        sites.set_certificate(conn, job.site_id, certificate, job.server_key)
+    announce.progress(
+        conn,
+        about(job),
+        Step.DONE,
+        f"The certificate is served until {certificate.not_after:%d %b %Y}.",
+        attempt=job.attempt,
+    )
+    announce.status_changed(conn, about(job), previous=site.ssl_status)
+    _let_the_next_one_go(conn, job)
+
+
+def end(conn: Connection, job: HeldJob, state: JobState, ending: End, closed: ClosedAttempt | None) -> None:
+    """The job ends failed or dead, without a certificate. The site's status is what is true again."""
+    problem = ending.problem
+    outcomes.finish(
+        conn, job, state, code=problem.code, message=problem.message, because=ending.because, closed=closed
+    )
+    site = sites.lock(conn, job.site_id)
+    if restore_status(conn, site, job.claim.job_id):
+        sites.set_error(conn, site.site_id, problem.code, problem.message)
+    if state is JobState.DEAD:
+        bury_job(conn, job.claim.job_id, job.epoch, Cause(problem.code, problem.message, pool.now(conn)))
+    announce.progress(conn, about(job), Step.FAILED, problem.message, attempt=job.attempt, problem=problem)
+    announce.status_changed(conn, about(job), previous=site.ssl_status, problem=problem)
+    _let_the_next_one_go(conn, job)
+
+
+def cancelled(conn: Connection, job: HeldJob, closed: ClosedAttempt | None) -> None:
+    """An operator wanted it to end; the run, if there was one, is over without a certificate."""
+    outcomes.finish(
+        conn, job, JobState.CANCELLED, code=None, message=None, because="cancelled", closed=closed
+    )
+    announce_cancelled(conn, about(job), attempt=job.attempt)
+    _let_the_next_one_go(conn, job)
+
+
+def announce_cancelled(conn: Connection, whose: About, *, attempt: int) -> None:
+    """Put the site's status back and tell; the job's row says cancelled already."""
+    site = sites.lock(conn, whose.site_id)
+    if whose.job_id is not None:
+        restore_status(conn, site, whose.job_id)
+    announce.progress(conn, whose, Step.FAILED, "Cancelled by an operator.", attempt=attempt)
+    announce.status_changed(conn, whose, previous=site.ssl_status)
+
+
+def restore_status(conn: Connection, site: Site, job_id: JobId) -> bool:
+    """Set the status to what is true without a new certificate, where this job is still the site's newest.
+
+    Returns:
+        Whether it is.
+    """
+    if site.job is None or site.job.job_id != job_id:
+        return False
+    own = lifecycle.own_certificate_of(site)
+    sites.set_status(
+        conn, site.site_id, lifecycle.status_when_ended(site.ssl_status, own, pool.real_now(conn))
+    )
+    return True
+
+
+def wait(conn: Connection, job: HeldJob, ending: Wait, closed: ClosedAttempt | None) -> None:
+    """The job goes on by itself later, and says when and why."""
+    problem = ending.problem
+    outcomes.wait(
+        conn, job, run_at=ending.run_at, code=problem.code, message=problem.message, because=ending.because,
+        fails=ending.fails, failing_since=ending.failing_since, closed=closed,
+    )  # fmt: skip
+    sites.set_error_of_job(conn, job.site_id, job.claim.job_id, problem.code, problem.message)
+    announce.progress(conn, about(job), Step.WAITING, problem.message, attempt=job.attempt, problem=problem)
+    _let_the_next_one_go(conn, job)
+
+
+def superseded(conn: Connection, job: HeldJob, closed: ClosedAttempt | None) -> None:
+    """A newer job has taken its place; the run, if there was one, is over."""
+    message = f"Superseded by job {job.superseded_by}."
+    outcomes.finish(
+        conn, job, JobState.SUPERSEDED, code=None, message=message, because="superseded", closed=closed
+    )
+    announce.progress(conn, about(job), Step.SUPERSEDED, message, attempt=job.attempt)
+    _let_the_next_one_go(conn, job)
+
+
+def hand_back(conn: Connection, job: HeldJob) -> None:
+    """Let go without a result (SIGTERM): the job stays running, an open attempt stays open (PROTOCOL 4.5)."""
+    outcomes.forgive_crash_risk(conn, job)
+    claims.release(conn, job.claim)
+    offer(conn, [Offer(job.claim.job_id, job.kind, job.epoch)])
+
+
+def _let_the_next_one_go(conn: Connection, job: HeldJob) -> None:
+    offer(conn, jobs.next_after(conn, job.server_key, job.names))
