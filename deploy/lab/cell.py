@@ -85,7 +85,7 @@ class Cell:
         self._namespaces = [flag for flag in flags if flag != "--fork"]
         spec = json.dumps({"hostname": hostname, "root": asdict(root) if root else None})
         outer = ["nsenter", f"--mount=/proc/{mounts_of.pid}/ns/mnt"] if mounts_of else []
-        argv = [*outer, "unshare", *flags, "--", sys.executable, "-I", "-S", str(INIT), spec]
+        argv = [*outer, "unshare", *flags, "--", sys.executable, "-I", "-S", str(INIT)]
         read_end, self._lifeline = os.pipe()
         self._outer = subprocess.Popen(
             argv,
@@ -96,14 +96,16 @@ class Cell:
             env={"PATH": CLEAN_PATH, "LC_ALL": "C.UTF-8"},
         )
         os.close(read_end)
+        with contextlib.suppress(BrokenPipeError), open(self._lifeline, "wb", closefd=False) as pipe:
+            pipe.write(f"{spec}\n".encode())
         assert self._outer.stdout is not None
         said = self._outer.stdout.readline()
-        if not said.strip().isdigit():
+        if said != b"ready\n":
             os.close(self._lifeline)
             error = self._outer.communicate()[1].decode(errors="replace").strip()
             raise LabError(f"cell {name} did not start: {error}")
         self._outer.stdout.close()
-        self.pid = int(said)
+        self.pid = _child_of(self._outer.pid)
         if network:
             self.run(["ip", "link", "set", "lo", "up"])
 
@@ -234,6 +236,15 @@ def run(
     if check and result.returncode:
         raise LabError(f"{' '.join(argv)} ended with {result.returncode}: {result.stderr}{result.stdout}")
     return result
+
+
+def _child_of(parent: int) -> int:
+    """Give the one child of a process: `unshare` becomes the parent of process 1."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == parent:
+                return int(stat.parent.name)
+    raise LabError("process 1 of a cell is gone")
 
 
 def _enter_network(namespace: IO[bytes]) -> None:

@@ -1,8 +1,9 @@
 """Process 1 of a cell: prepares the cell's own view of the machine, then waits until its owner is gone.
 
-Run by `deploy.lab.cell` as `unshare … python3 -I -S cell_init.py SPEC`, standard library only. Standard input is a
-pipe that the owner holds open: its end, for whatever reason, ends this process, and with process 1 the kernel kills
-everything else in the PID namespace. SPEC is JSON: `{"hostname": str | null, "root": {…} | null}`.
+Run by `deploy.lab.cell` as `unshare … python3 -I -S cell_init.py`, standard library only. Standard input is a pipe
+that the owner holds open. Its first line is JSON, `{"hostname": str | null, "root": {…} | null}`: keys and password
+files must not show in a list of processes. Its end, for whatever reason, ends this process, and with process 1 the
+kernel kills everything else in the PID namespace.
 """
 
 import contextlib
@@ -110,11 +111,11 @@ def reap(*_: object) -> None:
 
 
 def main() -> None:
-    """Set the cell up, say the host's pid of this process, wait for the end of standard input."""
-    spec = json.loads(sys.argv[1])
-    host_pid = str(
-        Path("/proc/self").readlink()
-    )  # the old /proc is still mounted: it knows us by the host's number
+    """Set the cell up, say so, wait for the end of standard input."""
+    said = b""
+    while not said.endswith(b"\n"):
+        said += os.read(0, 65536)
+    spec = json.loads(said)
     if spec["hostname"]:
         socket.sethostname(spec["hostname"])
     if spec["root"]:
@@ -122,7 +123,7 @@ def main() -> None:
     else:
         mount_over("proc", Path("/proc"), "proc", MS_NOSUID | MS_NODEV)
     signal.signal(signal.SIGCHLD, reap)
-    sys.stdout.write(f"{host_pid}\n")
+    sys.stdout.write("ready\n")
     sys.stdout.flush()
     os.close(sys.stdout.fileno())
     while os.read(0, 4096):

@@ -1,0 +1,142 @@
+"""The lab's own internet: one bridge in a network namespace, joined by this machine and by each customer server.
+
+This machine (the worker's place) has the first address, the certificate authority with its DNS the second, the
+servers the ones from the tenth on, so that a server's firewall can tell the worker from the authority. All of it
+vanishes with the namespace; on the machine itself there is one interface, whose other end is in there.
+
+The addresses come from 198.18.0.0/15, which RFC 2544 keeps for tests of network devices: no network that this machine
+may have to reach uses them. IPv6 addresses are unique local ones (RFC 4193).
+"""
+
+import contextlib
+import itertools
+import secrets
+import socket
+from pathlib import Path
+from typing import Self
+
+from deploy.lab.cell import Cell, LabError, run
+
+HOST, AUTHORITY, FIRST_SERVER = 1, 2, 10
+NETWORKS = 512  # of /24 in 198.18.0.0/15
+_IPV6_OFF = Path("/proc/sys/net/ipv6/conf/all/disable_ipv6")
+
+
+class Network:
+    """A bridge in a cell of its own, and an address plan.
+
+    Attributes:
+        cell: where the bridge is, and where the authority's programs run.
+        has_ipv6: whether this machine can do IPv6 at all.
+    """
+
+    def __init__(self) -> None:
+        """Make the namespace and the bridge, and join this machine to it.
+
+        Raises:
+            LabError: no free network, or the kernel refused an interface.
+        """
+        self._claim, self._number = _claim_number()
+        self._next_server = itertools.count(FIRST_SERVER)
+        self.has_ipv6 = _IPV6_OFF.exists() and _IPV6_OFF.read_text().strip() == "0"
+        try:
+            self.cell = Cell("lab network", network=True)
+        except LabError:
+            self._claim.close()
+            raise
+        try:
+            self._batch("link add br0 type bridge", "link set br0 up", *self._addresses(AUTHORITY, "br0"))
+            near = f"cplab{self._number}"
+            _ip(f"link add {near} type veth peer name host netns {self.cell.pid}")
+            _ip(*self._addresses(HOST, near), f"link set {near} up")
+            self._batch("link set host master br0 up")
+        except LabError:
+            self.close()
+            raise
+
+    def address(self, number: int) -> str:
+        """Give the IPv4 address with this number."""
+        return f"198.{18 + self._number // 256}.{self._number % 256}.{number}"
+
+    def address6(self, number: int) -> str:
+        """Give the IPv6 address with this number."""
+        return f"fdce:7917:{self._number:x}::{number:x}"
+
+    @property
+    def host(self) -> str:
+        """Where this machine, and so the worker, stands."""
+        return self.address(HOST)
+
+    @property
+    def authority(self) -> str:
+        """Where the certificate authority and the DNS stand."""
+        return self.address(AUTHORITY)
+
+    def next_number(self) -> int:
+        """Give an address number that no server has yet.
+
+        Raises:
+            LabError: all are given out.
+        """
+        number = next(self._next_server)
+        if number > 254:  # noqa: PLR2004 - the last address of a /24
+            raise LabError("the lab's network is full")
+        return number
+
+    def join(self, cell: Cell, number: int) -> None:
+        """Give a cell the interface eth0 with the addresses of this number, and a default route to this machine."""
+        self._batch(
+            f"link add s{number} type veth peer name eth0 netns {cell.pid}",
+            f"link set s{number} master br0 up",
+        )
+        commands = [
+            *self._addresses(number, "eth0"),
+            "link set eth0 up",
+            f"route add default via {self.host}",
+        ]
+        _ip(*commands, inside=cell)
+
+    def close(self) -> None:
+        """Drop the bridge and every interface on it."""
+        self.cell.kill()
+        self._claim.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _addresses(self, number: int, interface: str) -> list[str]:
+        commands = [f"address add {self.address(number)}/24 dev {interface}"]
+        if self.has_ipv6:
+            # nodad: an address that is still being checked for duplicates cannot be used for a second or two.
+            commands.append(f"address add {self.address6(number)}/64 dev {interface} nodad")
+        return commands
+
+    def _batch(self, *commands: str) -> None:
+        _ip(*commands, inside=self.cell)
+
+
+def _ip(*commands: str, inside: Cell | None = None) -> None:
+    """Run commands of ip(8), in a cell's network but with this machine's process numbers."""
+    enter = ["nsenter", f"--net=/proc/{inside.pid}/ns/net"] if inside else []
+    run([*enter, "ip", "-batch", "-"], stdin="\n".join(commands).encode())
+
+
+def _claim_number() -> tuple[socket.socket, int]:
+    """Choose a network that no other lab has and that this machine has no route to.
+
+    The claim is a name in the abstract socket space: it belongs to one process at a time and ends with it.
+    """
+    routes = Path("/proc/net/route").read_text()
+    for number in secrets.SystemRandom().sample(range(NETWORKS), NETWORKS):
+        prefix = bytes((198, 18 + number // 256, number % 256, 0))
+        if f"\t{prefix[::-1].hex().upper()}\t" in routes:
+            continue
+        claim = socket.socket(socket.AF_UNIX)
+        with contextlib.suppress(OSError):
+            claim.bind(f"\0certpilot-lab-network-{number}")
+            return claim, number
+        claim.close()
+    raise LabError("all networks of 198.18.0.0/15 are in use")
