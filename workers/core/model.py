@@ -203,6 +203,7 @@ class LiveJob:
         server_key: `Server.key` of its server.
         waits_on: the code that a waiting job waits for, else None.
         retry_at: when a waiting job goes on, UTC.
+        paused: an operator paused its server, so a queued one waits too.
     """
 
     job_id: JobId
@@ -212,6 +213,7 @@ class LiveJob:
     server_key: str
     waits_on: Code | None = None
     retry_at: datetime | None = None
+    paused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
