@@ -1,0 +1,415 @@
+#!/bin/sh
+# certpilot-agent: all that certpilot does on a customer's server, it does through this script, as root.
+#
+#   look    FENCE JOB ATTEMPT [NAME]         state of the attempt; last of all the certificate live/NAME/cert.pem
+#   start   FENCE JOB ATTEMPT KEY=VALUE…     start certbot for this attempt, detached and once, or attach to it
+#   void    FENCE JOB ATTEMPT                see to it that this attempt never starts
+#   stop    FENCE JOB ATTEMPT                TERM to its certbot
+#   collect FENCE JOB ATTEMPT                what its certbot printed and logged
+#   clean   FENCE JOB ATTEMPT                remove the directories of the attempts 1 to ATTEMPT
+#   probe   FENCE JOB TOKEN webroot=DIR…     place a file where the CA's challenge would lie; its text is TOKEN.N for the
+#   unprobe FENCE JOB TOKEN                  N-th DIR, so that whoever fetches it sees which one was served; remove it again
+#   inspect [NAME…] | served NAME | version  read only, without a fence
+#
+# The answer: lines key=value, and sections ("begin X", lines behind a "|", "end X"). Its last line is result=…, so
+# that a cut answer is seen. No argument is ever printed back: nobody can write an answer of his own.
+#
+# What keeps two workers from hurting each other (each guard is atomic where it stands, none needs a clock):
+#   fence      an older one is refused, whatever the verb; a newer one is on the disk before anything is looked at
+#   directory  mkdir jobs/JOB.ATTEMPT decides, once and for ever, whether the attempt starts or is void
+#   run lock   a kernel lock that certbot itself holds says whether it lives; a pid or a file would lie after a reboot
+set -uf # -f: no word is ever taken for a pattern
+umask 077
+export LC_ALL=C
+NL='
+'
+# Whoever reaches root through us chooses no paths. The tests do, without sudo and without a forced command.
+[ -z "${SUDO_COMMAND:-}${SUDO_USER:-}${SSH_ORIGINAL_COMMAND:-}" ] || unset CERTPILOT_HOME CERTPILOT_LETSENCRYPT CERTPILOT_LOGS
+[ -n "${CERTPILOT_HOME:-}" ] || PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/snap/bin
+export PATH
+unset TMPDIR # certbot's early log has to lie where debug_log looks for it
+H=${CERTPILOT_HOME:-/var/lib/certpilot} LE=${CERTPILOT_LETSENCRYPT:-/etc/letsencrypt} LOGS=${CERTPILOT_LOGS:-/var/log/certpilot}
+KEEP_BYTES=262144    # of each output: a database row takes it, and the reason stands at the end
+CONFIG_BYTES=4194304 # of nginx -T: the panels of hosting firms with thousands of vhosts go beyond
+
+say() { printf '%s\n' "$@"; }
+fact() { printf '%s=%s\n' "$1" "${2%%"$NL"*}"; }
+section() { say "begin $1"; awk '{ print "|" $0 }'; say "end $1"; }
+finish() { say "result=$1"; exit "${2:-0}"; }
+usage() { fact what "$1"; finish USAGE 2; }
+die() { fact what "$1"; finish ERROR 1; }
+
+is_number() { case $1 in '' | *[!0-9]* | 0?* | ???????????????????*) return 1 ;; esac; }
+is_word() { case $1 in '' | -* | *[!A-Za-z0-9_-]*) return 1 ;; esac; [ ${#1} -le 128 ]; }
+is_host() { case $1 in *[!a-z0-9.-]* | *..* | *.-* | *-.* | [.-]* | *[.-]) return 1 ;; *.*) [ ${#1} -le 253 ] ;; *) return 1 ;; esac; }
+is_path() { case $1 in *[[:cntrl:]]* | */../* | */..) return 1 ;; /*) [ ${#1} -le 4096 ] ;; *) return 1 ;; esac; }
+is_url() {
+  case $1 in *[!A-Za-z0-9._~:/?\&=%+,-]* | *://[/-]*) return 1 ;; http://?* | https://?*) [ ${#1} -le 2048 ] ;; *) return 1 ;; esac
+}
+is_email() {
+  case $1 in *[!A-Za-z0-9._%+=@-]* | [!A-Za-z0-9]* | *@*@* | *@[.-]* | *[.-]) return 1 ;; ?*@?*.?*) [ ${#1} -le 254 ] ;; *) return 1 ;; esac
+}
+
+# --- liveness and status ---------------------------------------------------------------------------------------------
+alive() { [ -e "$d/lock" ] && ! flock -n "$d/lock" true; } # this attempt's run
+any_run() { ! flock -n "$H/run.lock" true; }               # any run of ours
+# certbot's own lock is fcntl, which flock(1) does not see. Only the inode is compared: an overlay shows another device.
+certbot_busy() { inode=$(stat -c %i "$LE/.certbot.lock" 2>/dev/null) && grep -q "POSIX.*:$inode " /proc/locks; }
+
+status() { # the lock first, then the files: a run that ends in between is seen as ENDED, never as DEAD
+  if alive; then
+    say run=ALIVE
+    grep -Eq '^(Deploying certificate|Successfully received certificate)' "$d/out" 2>/dev/null && say stage=installing || say stage=requesting
+  elif [ ! -d "$d" ]; then say run=ABSENT
+  elif [ -e "$d/void" ]; then say run=VOID
+  elif [ -s "$d/exit" ]; then
+    say run=ENDED
+    fact exit "$(cat "$d/exit")"
+  else
+    say run=DEAD
+    [ -e "$d/begun" ] || say begun=no # certbot was never started, so nothing was ordered
+    [ "$(cat "$d/boot" 2>/dev/null)" = "$(cat /proc/sys/kernel/random/boot_id)" ] || say rebooted=yes
+  fi
+}
+
+look() {
+  [ $# -eq 0 ] || { [ $# -eq 1 ] && is_host "$1"; } || usage name
+  status
+  ! alive && any_run && say other=yes
+  certbot_busy && say certbot=busy
+  # Last of all: a certificate that is read before liveness misses the one issued in between.
+  [ $# -eq 0 ] || [ ! -r "$LE/live/$1/cert.pem" ] || section certificate <"$LE/live/$1/cert.pem"
+  finish OK
+}
+
+# --- the run ---------------------------------------------------------------------------------------------------------
+# The caller says what is to happen; certbot's command line is built here, so that a sudo rule for this script gives
+# nobody more than certificates. The words are taken off the front of "$@", what they mean is put on its back.
+start() {
+  action='' server='' email='' name='' auth='' redirect='' force=no account='' keytype='' profile='' root='' roots=0 names=0 left=$#
+  while [ "$left" -gt 0 ]; do
+    word=$1 value=${1#*=} left=$((left - 1))
+    shift
+    case $word in
+      action=run | action=certonly | action=install | action=dryrun) action=$value ;;
+      auth=webroot | auth=nginx) auth=$value ;;
+      redirect=yes | redirect=no) redirect=$value ;;
+      force=yes | force=no) force=$value ;;
+      keytype=rsa | keytype=ecdsa) keytype=$value ;;
+      server=*) is_url "$value" && server=$value || usage server ;;
+      email=*) is_email "$value" && email=$value || usage email ;;
+      name=*) is_host "$value" && name=$value || usage name ;;
+      account=*) is_word "$value" && account=$value || usage account ;;
+      profile=*) is_word "$value" && profile=$value || usage profile ;;
+      webroot=*) is_path "$value" && root=$value || usage webroot ;;
+      domain=*)
+        is_host "$value" || usage domain
+        [ -z "$root" ] || { set -- "$@" -w "$root"; roots=$((roots + 1)); }
+        set -- "$@" -d "$value"
+        names=$((names + 1)) root='' ;;
+      *) usage 'a word of start' ;;
+    esac
+  done
+  [ -n "$name" ] && [ "$names" -gt 0 ] || usage 'name or domain'
+  # Each name brings its own root: one that is shared fails the name of another vhost.
+  case $auth in webroot) [ "$roots" -eq "$names" ] ;; *) [ "$roots" -eq 0 ] ;; esac || usage webroot
+  # With webroot nothing waits for a reload of nginx. With the nginx authenticator its default sleep must stay, or the
+  # CA asks before the reload has taken effect.
+  case $action:$auth in
+    run:webroot) set -- run -a webroot -i nginx --nginx-sleep-seconds 0 "$@" ;;
+    run:nginx) set -- run -a nginx -i nginx "$@" ;;
+    certonly:?* | dryrun:?*) set -- certonly -a "$auth" "$@" ;;
+    install:) set -- install -i nginx --nginx-sleep-seconds 0 "$@" ;;
+    *) usage action ;;
+  esac
+  # Never -q, which hides the reason. The log directory is fixed per lineage, since certbot writes it into the renewal
+  # file; its ten newest logs are kept, each of one run.
+  set -- "$@" -n --agree-tos --cert-name "$name" --logs-dir "$LOGS/$name" --max-log-backups 10
+  case $action:$redirect in
+    run:yes | install:yes) set -- "$@" --redirect ;;
+    run:no | install:no) set -- "$@" --no-redirect ;;
+    run: | install:) usage redirect ;;
+  esac
+  if [ "$action" != install ]; then
+    [ -n "$server" ] || usage server
+    set -- "$@" --server "$server" --renew-with-new-domains
+    [ "$force" = yes ] && set -- "$@" --force-renewal || set -- "$@" --keep-until-expiring
+    [ -n "$email" ] && set -- "$@" --email "$email" || set -- "$@" --register-unsafely-without-email
+    [ -z "$account" ] || set -- "$@" --account "$account"
+    [ -z "$keytype" ] || set -- "$@" --key-type "$keytype"
+    [ -z "$profile" ] || set -- "$@" --preferred-profile "$profile"
+    [ "$action" != dryrun ] || set -- "$@" --dry-run
+  fi
+  launch certbot "$@"
+}
+
+launch() {
+  [ ! -d "$d" ] || { status; finish OK; }           # attach
+  flock -n 8 || finish BUSY                         # taken here, inherited by the run; no directory is made
+  mkdir -p "$LOGS" || die 'no log directory'
+  mkdir "$d" || die 'no directory for the attempt'  # the decision
+  command exec 7>>"$d/lock" && flock -n 7 || die 'no lock for the attempt'
+  say "$name" >"$d/name" && say "$fence" >"$d/fence" && cat /proc/sys/kernel/random/boot_id >"$d/boot" &&
+    { stat -c '%i %s' "$LOGS/$name/letsencrypt.log" 2>/dev/null || say '0 0'; } >"$d/log-offset" &&
+    sync "$d/name" "$d/boot" "$d/log-offset" "$d" "$H/jobs" && cd "$d" || die 'the attempt could not be written to disk'
+  # The run outlives us, the connection and a hang-up. It holds 7 and 8, already locked, so there is no gap in which it
+  # looks dead; certbot keeps them to its end and gives them to none of its children. 9 stays ours. TERM is for certbot
+  # alone: the wrapper waits for its exit code, which is on the disk whole or not at all.
+  setsid sh -c '
+    trap "" HUP; trap : TERM INT
+    : >begun && sync begun . || exit 1
+    sh -c '\''echo $$ >pid; umask 022; export LC_ALL=C.UTF-8; exec "$@"'\'' run "$@"
+    printf "%s\n" "$?" >exit.new && sync exit.new && mv exit.new exit; sync .
+  ' run "$@" 9>&- </dev/null >out 2>err &
+  say run=ALIVE stage=requesting
+  finish OK
+}
+
+void() {
+  if mkdir "$d" 2>/dev/null; then : >"$d/void" && sync "$d/void" "$d" "$H/jobs" || die 'void was not written to disk'; fi
+  [ -d "$d" ] || die 'no directory for the attempt'
+  status
+  finish OK
+}
+
+stop() { # only a process that holds this very lock is ours: after a reboot the pid may belong to a stranger
+  p=$(cat "$d/pid" 2>/dev/null)
+  if alive && is_number "$p" && [ "/proc/$p/fd/7" -ef "$d/lock" ]; then kill -TERM "$p" && say signalled=yes; fi
+  finish OK
+}
+
+clean() {
+  n=1
+  while [ "$n" -le "$attempt" ]; do
+    d=$H/jobs/$job.$n n=$((n + 1))
+    alive || rm -rf "$d"
+  done
+  finish OK
+}
+
+# What this run logged, oldest first. The log noted before the run was appended to (Debian's max-log-backups = 0) or
+# moved aside (.1, .2 … with every start and every MiB); a file last written before the attempt is of another run.
+debug_log() {
+  read -r inode size <"$d/log-offset" && read -r name <"$d/name" || return
+  log=$LOGS/$name/letsencrypt.log ours=''
+  for f in "$log" "$log.1" "$log.2" "$log.3" "$log.4" "$log.5" "$log.6" "$log.7" "$log.8" "$log.9"; do
+    [ -f "$f" ] && ! [ "$d/boot" -nt "$f" ] || break
+    ours="${f#"$log"} $ours" # suffixes; that of the log itself is the empty one, which is last and needs no word
+    [ "$(stat -c %i "$f")" != "$inode" ] || break
+  done
+  [ -z "$ours" ] || for n in $ours ''; do
+    if [ "$(stat -c %i "$log$n")" = "$inode" ]; then tail -c "+$((size + 1))" "$log$n"; else cat "$log$n"; fi
+  done
+  # Refused early (its lock was held, a bad option), certbot logs to a directory of its own. The name is believed only
+  # where certbot makes such directories, and only for root's: it is printed among words that others may have chosen.
+  f=$(sed -n 's|^Saving debug log to \(/tmp/certbot-log-[A-Za-z0-9_]*/log\)$|\1|p' "$d/err" | tail -n 1)
+  [ -n "$f" ] && [ -O "${f%/*}" ] && [ ! -L "${f%/*}" ] && [ -f "$f" ] && [ ! -L "$f" ] && cat "$f"
+}
+
+collect() {
+  status
+  for f in out err; do [ ! -f "$d/$f" ] || tail -c "$KEEP_BYTES" "$d/$f" | base64 | section "$f"; done
+  debug_log 2>/dev/null | tail -c "$KEEP_BYTES" | base64 | section log
+  finish OK
+}
+
+# --- the probe -------------------------------------------------------------------------------------------------------
+# A webroot belongs to the site's users, who may swap a folder for a link while we walk. So each step goes into the
+# folder first and asks the kernel afterwards where that was; from then on "." is that folder, whatever its path becomes.
+here() { [ "$(readlink /proc/self/cwd)" = "$1" ]; }
+
+# dd opens the file once, anew, and follows no link; a shell's redirection would write into a device behind a link.
+place() (
+  umask 022 # nginx reads it
+  cd -P "$1" 2>/dev/null || { say webroot=missing; exit; }
+  at=$(readlink /proc/self/cwd)
+  at=${at%/}
+  for part in .well-known acme-challenge; do
+    if mkdir "./$part" 2>/dev/null; then say "d $at/$part" >>"$record"; fi
+    at=$at/$part
+    [ ! -L "./$part" ] || { say webroot=symlink; exit; }
+    cd -P "./$part" 2>/dev/null || { say webroot=unwritable; exit; }
+    here "$at" || { say webroot=symlink; exit; }
+  done
+  [ ! -e "./$token" ] && [ ! -L "./$token" ] || { say webroot=exists; exit; }
+  printf '%s.%s' "$token" "$2" | dd "of=./$token" conv=excl oflag=nofollow status=none 2>/dev/null || { say webroot=unwritable; exit; }
+  say "f $at/$token" >>"$record"
+  say webroot=placed
+)
+
+# Only what the record names as made by us, only where it still lies, and a folder only when it is empty.
+remove() {
+  tac "$1" 2>/dev/null | while read -r kind path; do
+    leaf=${path##*/} path=${path%/*}
+    (
+      cd -P "${path:-/}" && here "${path:-/}" || exit
+      case $kind in f) [ ! -f "./$leaf" ] || [ -L "./$leaf" ] || rm -f "./$leaf" ;; d) rmdir "./$leaf" ;; esac
+    ) 2>/dev/null
+  done
+  rm -f "$1"
+}
+
+sweep() { # one claim at a time drives a server: probes of older ones were left by workers that died
+  set +f
+  for f in "$H"/probes/*; do
+    n=${f##*/}
+    n=${n%%.*}
+    if is_number "$n" && [ "$n" -lt "$fence" ]; then remove "$f"; fi
+  done
+  set -f
+}
+
+probe() {
+  for word; do case $word in webroot=*) is_path "${word#*=}" || usage webroot ;; *) usage 'a word of probe' ;; esac; done
+  sweep
+  : >>"$record" && sync "$record" || die 'the probe could not be noted'
+  n=0
+  for word; do place "${word#*=}" "$((n += 1))"; done
+  finish OK
+}
+
+unprobe() { sweep; remove "$record"; finish OK; }
+
+# --- reading only ----------------------------------------------------------------------------------------------------
+# Starting certbot costs most of a second of Python, so its version comes from whoever installed it, where known.
+certbot_facts() {
+  path=$(command -v certbot) || { say certbot_path= certbot_version=; return; }
+  real=$(readlink -f "$path") version=''
+  python=$(sed -n '1s/^#! *\([^ ]*\).*/\1/p;1q' "$real" | tr -d '\000')
+  case $real in
+    */snap)
+      version=$(sed -n "s/^version: *//p" /snap/certbot/current/meta/snap.yaml | tr -d "'\"")
+      python=/snap/certbot/current/bin/python3 ;;
+    /usr/bin/certbot) version=$(dpkg-query -W -f '${Version}' certbot | sed 's/^[0-9]*://; s/[-+~].*//') ;;
+  esac
+  [ -n "$version" ] || version=$(timeout 10 certbot --version 2>&1 | sed -n 's/^certbot //p')
+  fact certbot_path "$path"
+  fact certbot_version "$version"
+  set +f
+  for f in "${python%/bin/*}"/lib/python3*/*-packages/certbot_nginx "${python%/bin/*}"/local/lib/python3*/*-packages/certbot_nginx; do
+    [ ! -d "$f" ] || say nginx
+  done | sort -u | section certbot_plugins
+  set -f
+}
+
+nginx_facts() {
+  fact nginx_path "$(command -v nginx)"
+  command -v nginx >/dev/null || { fact nginx_running no; return; }
+  fact nginx_version "$(nginx -v 2>&1 | sed -n 's|.*nginx/||p')"
+  timeout 20 nginx -T >"$tmp/config" 2>"$tmp/test"
+  fact nginx_test_exit "$?"
+  pid=$(sed -n 's/^[[:space:]]*pid[[:space:]][[:space:]]*\([^;]*\);.*/\1/p' "$tmp/config" | tail -n 1)
+  [ -n "$pid" ] || pid=$(nginx -V 2>&1 | sed -n 's/.*--pid-path=\([^ ]*\).*/\1/p')
+  pid=$(cat "${pid:-/run/nginx.pid}")
+  is_number "$pid" && grep -qx nginx "/proc/$pid/comm" && fact nginx_running yes || fact nginx_running no
+  section nginx_test <"$tmp/test"
+  head -c "$CONFIG_BYTES" "$tmp/config" | section nginx_config
+}
+
+listener() { # who listens on the port: names of programs, "none", or "unknown" where ss is missing or does not say
+  command -v ss >/dev/null || { say unknown; return; }
+  ss -Hltnp "sport = :$1" | awk '
+    { n = "unknown"; if (match($0, /\(\("[^"]*"/)) n = substr($0, RSTART + 3, RLENGTH - 4); if (!seen[n]++) o = o (o ? "," : "") n }
+    END { print o ? o : "none" }'
+}
+
+own_addresses() { hostname -I 2>/dev/null || ip -o addr show scope global | awk '{ sub("/.*", "", $4); printf "%s ", $4 }'; }
+
+timers() {
+  set +f
+  [ ! -d /run/systemd/system ] || systemctl show certbot.timer certbot-renew.timer snap.certbot.renew.timer certbot.service \
+    -p Id,LoadState,UnitFileState,ActiveState,NextElapseUSecRealtime,LastTriggerUSec,Result,ExecMainStatus
+  grep -s '^[^#].*certbot' /etc/crontab /etc/cron.d/* /etc/cron.daily/* /var/spool/cron/crontabs/root
+  set -f
+}
+
+inspect() {
+  for name; do is_host "$name" || usage name; done
+  tmp=$(mktemp -d "$H/inspect.XXXXXX") || die 'no room for temporary files'
+  trap 'rm -rf "$tmp"' EXIT
+  trap 'exit 1' HUP INT PIPE TERM
+  exec 2>"$tmp/errors"
+  fact os "$(sed -n 's/^PRETTY_NAME=//p' /etc/os-release | tr -d '"')"
+  fact user_id "$(id -u)"
+  fact boot_id "$(cat /proc/sys/kernel/random/boot_id)"
+  fact epoch_ms "$(date +%s%3N)"
+  [ -d /run/systemd/system ] && fact systemd yes || fact systemd no
+  certbot_busy && fact certbot_busy yes || fact certbot_busy no
+  [ -d "$LE" ] && f=$LE || f=/etc
+  for n in k:disk_free_kb_ i:inode_free_; do
+    df "-P${n%%:*}" "$f" /var/lib /var/log | awk -v "k=${n#*:}" 'BEGIN { split("etc var log", n) } NR > 1 { print k n[NR - 1] "=" $4 }'
+  done
+  awk '/^MemAvailable:/ { print "memory_available_kb=" $2 }' /proc/meminfo
+  fact port80_listener "$(listener 80)"
+  fact port443_listener "$(listener 443)"
+  fact addresses "$(own_addresses)"
+  certbot_facts
+  nginx_facts
+  find "$LE/accounts" -name regr.json 2>/dev/null | while read -r f; do # lines: CA/ID URI
+    n=${f#"$LE"/accounts/}
+    say "${n%/regr.json} $(sed -n 's/.*"uri": *"\([^"]*\)".*/\1/p' "$f")"
+  done | section accounts
+  for name; do [ ! -r "$LE/live/$name/cert.pem" ] || { fact name "$name"; cat "$LE/live/$name/cert.pem"; }; done | section certificates
+  timers | section timers
+  section errors <"$tmp/errors"
+  finish OK
+}
+
+served() { # what nginx shows for the name, asked from here, for when the wire is closed to the worker
+  [ $# -eq 1 ] && is_host "$1" || usage name
+  for address in 127.0.0.1 $(own_addresses); do
+    case $address in *:*) n="[$address]:443" ;; *) n=$address:443 ;; esac
+    timeout 5 openssl s_client -connect "$n" -servername "$1" -showcerts </dev/null 2>/dev/null |
+      sed -n '/^-----BEGIN CERTIFICATE-----$/,/^-----END CERTIFICATE-----$/p' | section "served $address"
+  done
+  finish OK
+}
+
+# --- the door --------------------------------------------------------------------------------------------------------
+say agent=1 # the version of this dialogue
+# As a forced command (authorized_keys: command="…") the words come in one variable. xargs splits them by a shell's
+# rules of quoting, but expands nothing and runs nothing.
+if [ $# -eq 0 ] && [ -n "${SSH_ORIGINAL_COMMAND:-}" ]; then
+  case $SSH_ORIGINAL_COMMAND in *[[:cntrl:]]*) usage 'a control character' ;; esac
+  words=$(printf '%s' "$SSH_ORIGINAL_COMMAND" | xargs printf '%s\n' 2>/dev/null) || usage quotes
+  IFS=$NL
+  # shellcheck disable=SC2086 # the words are split here, at line breaks only
+  set -- $words
+  unset IFS
+  while [ $# -gt 0 ]; do case $1 in sudo | -n | */certpilot-agent) shift ;; *) break ;; esac; done
+fi
+[ $# -gt 0 ] || usage verb
+verb=$1
+shift
+mkdir -p "$H/jobs" "$H/probes" && [ -O "$H" ] && [ ! -L "$H" ] || die 'the home directory is not ours'
+case $verb in
+  version) finish OK ;;
+  inspect | served) "$verb" "$@" ;;
+  look | start | void | stop | collect | clean | probe | unprobe) [ $# -ge 3 ] || usage arguments ;;
+  *) usage verb ;;
+esac
+fence=$1 job=$2 attempt=$3 token=$3
+shift 3
+is_number "$fence" && is_word "$job" || usage 'fence or job'
+case $verb in
+  probe | unprobe) is_word "$token" && [ ${#token} -ge 16 ] ;;
+  look) is_number "$attempt" && [ ${#attempt} -le 6 ] ;; # 0: the job has none yet
+  *) is_number "$attempt" && [ ${#attempt} -le 6 ] && [ "$attempt" -gt 0 ] ;;
+esac || usage 'attempt or token'
+case $verb in start | look | probe) ;; *) [ $# -eq 0 ] || usage arguments ;; esac
+d=$H/jobs/$job.$attempt record=$H/probes/$fence.$job.$token
+
+# 1. One command at a time. The lock is held to the end of this process and never inherited by a run.
+command -v flock >/dev/null || die 'flock (util-linux) is missing'
+command exec 9>>"$H/agent.lock" || die 'no lock file'
+flock -w 20 9 || finish AGENT_BUSY
+# 2. The fence. Equal is the same claim; a newer one is durable before anything is looked at.
+last=$(cat "$H/fence" 2>/dev/null || echo 0)
+is_number "${last:=0}" || die 'the fence file is damaged'
+[ "$fence" -ge "$last" ] || { fact fence "$last"; finish STALE; }
+if [ "$fence" -gt "$last" ]; then
+  say "$fence" >"$H/fence.new" && sync "$H/fence.new" && mv "$H/fence.new" "$H/fence" && sync "$H" || die 'the fence could not be written to disk'
+fi
+# 3. The verb.
+command exec 8>>"$H/run.lock" || die 'no lock file'
+"$verb" "$@"
