@@ -13,7 +13,7 @@ from workers.core.model import JobId, JobKind, JobState, Server
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """An admitted command as a job."""
+    """An admitted command as a job; `serial_known` is the certificate that a forced renewal has to replace."""
 
     job_id: JobId
     site_id: str
@@ -24,6 +24,7 @@ class NewJob:
     command_id: str | None
     command_source: str | None
     requested_by: str | None
+    serial_known: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +40,14 @@ def insert(conn: Connection, job: NewJob, reoffer_seconds: float) -> Offer:
     """Store a queued job. It is offered again after `reoffer_seconds` unless somebody claims it."""
     conn.execute(
         "insert into job (id, site_id, kind, state, domain, names, server_host, server_port, server_username,"
-        " server_host_key, server_public_addresses, server_key, force, command_id, command_source, requested_by, run_at)"
-        " values (%s, %s, %s, 'queued', %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s,"
+        " server_host_key, server_public_addresses, server_key, force, command_id, command_source, requested_by,"
+        " serial_before, run_at)"
+        " values (%s, %s, %s, 'queued', %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s,"
         " certpilot_now() + make_interval(secs => %s))",
         (
             job.job_id, job.site_id, job.kind, job.names[0], list(job.names), job.server.host, job.server.port,
             job.server.username, job.server.host_key, list(job.server.public_addresses), job.server.key, job.force,
-            job.command_id, job.command_source, job.requested_by, reoffer_seconds,
+            job.command_id, job.command_source, job.requested_by, job.serial_known, reoffer_seconds,
         ),
     )  # fmt: skip
     return Offer(job.job_id, job.kind, 1)
@@ -71,7 +73,8 @@ def supersede_or_flag(conn: Connection, job_id: JobId, by: JobId) -> bool:
 
 
 def check_now(conn: Connection, job_id: JobId, server: Server | None, reoffer_seconds: float) -> Offer | None:
-    """Make a waiting job due; a joined command may bring a newer way to reach the server.
+    """Make a waiting job due, also one that is queued on a paused server; a joined command may bring a newer way to
+    reach the server.
 
     Returns:
         What to offer; None when it no longer waits.
@@ -86,7 +89,7 @@ def check_now(conn: Connection, job_id: JobId, server: Server | None, reoffer_se
         return cursor.execute(
             "update job set state = 'queued', epoch = epoch + 1, run_at = certpilot_now() + make_interval(secs => %s),"
             " retry_at = null, updated_at = certpilot_now()"
-            " where id = %s and state = 'waiting' returning id::text as job_id, kind, epoch",
+            " where id = %s and state in ('waiting', 'queued') returning id::text as job_id, kind, epoch",
             (reoffer_seconds, job_id),
         ).fetchone()
 

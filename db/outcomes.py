@@ -57,7 +57,7 @@ def count_attempt(
     """
     row = conn.execute(
         "with u as (update job set attempt = attempt + 1, attempt_open = true,"
-        "  serial_before = case when attempt = 0 then %s else serial_before end, crashes = 0, updated_at = certpilot_now()"
+        "  serial_before = case when attempt = 0 then coalesce(serial_before, %s) else serial_before end, crashes = 0, updated_at = certpilot_now()"
         "  where id = %s and state = 'running' and fence = %s and not attempt_open and superseded_by is null"
         "  returning id, attempt),"
         " a as (insert into job_attempt (job_id, attempt, fence, orders, spec, spends)"

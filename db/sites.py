@@ -52,7 +52,8 @@ def lock(conn: Connection, site_id: str) -> Site:
                 " s.server_host_key, s.server_public_addresses, s.ssl_status, s.ssl_expiry, s.certificate_serial,"
                 " s.certificate_names, s.certificate_issuer, s.certificate_not_before, s.certificate_server_key,"
                 " s.ever_issued, s.job_id, j.state as job_state, j.domain as job_domain, j.names as job_names,"
-                " j.server_key as job_server_key, j.error_code as job_error_code, j.retry_at as job_retry_at"
+                " j.server_key as job_server_key, j.error_code as job_error_code, j.retry_at as job_retry_at,"
+                " exists (select from pause p where p.scope in ('*', j.server_host)) as job_paused"
                 " from site s left join job j on j.id = s.job_id where s.site_id = %s for update of s",
                 (site_id,),
             ).fetchone()
@@ -113,6 +114,7 @@ def _live_job(row: dict[str, Any]) -> LiveJob | None:
         server_key=row["job_server_key"],
         waits_on=Code(waits_on) if waits_on else None,
         retry_at=row["job_retry_at"] if state is JobState.WAITING else None,
+        paused=row["job_paused"],
     )
 
 

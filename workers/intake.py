@@ -88,12 +88,12 @@ def take(conn: Connection, delivery: Delivery) -> None:
     assert command.site_id is not None
     taken = inbox.take(conn, command.source, command.command_id, command.body_hash)
     if taken is Taken.NEW:
-        _decide(conn, command, command.site_id)
+        _decide(conn, delivery, command, command.site_id)
     elif taken is Taken.CONFLICT:
         _reject_duplicate(conn, command.source, command.command_id, command.site_id, command.domain)
 
 
-def _decide(conn: Connection, command: ReadCommand, site_id: str) -> None:
+def _decide(conn: Connection, delivery: Delivery, command: ReadCommand, site_id: str) -> None:
     about = About(site_id, command.command_id, command.source)
     site = sites.lock(conn, site_id)
     if command.command is None:
@@ -101,11 +101,14 @@ def _decide(conn: Connection, command: ReadCommand, site_id: str) -> None:
         problem = Problem(command.rejection.code, command.rejection.message)
         announce.rejected(conn, about, problem, domain=command.domain)
         return
-    decision = admit(_request(command.command), site, pool.now(conn))
+    decision = admit(_request(command.command), site, pool.now(conn), real_now=pool.real_now(conn))
     match decision:
         case Rejected():
             problem = Problem(decision.code, decision.message, retry_at=decision.retry_at)
             announce.rejected(conn, about, problem, domain=command.domain)
+            if decision.code is Code.INVALID_REQUEST:
+                cause = Cause(decision.code, decision.message, pool.now(conn))
+                letters.set_aside_command(conn, delivery, cause)
         case Joined():
             _join(conn, about, decision)
         case Admitted():
@@ -132,7 +135,7 @@ def _admit(
         conn,
         NewJob(
             job_id, about.site_id, decision.kind, decision.names, decision.server, decision.force,
-            about.command_id, about.command_source, command.requested_by,
+            about.command_id, about.command_source, command.requested_by, decision.serial_known,
         ),
         REOFFER_SECONDS,
     )  # fmt: skip
