@@ -219,7 +219,7 @@ def _check_columns(document: dict[str, Any], subject: str | None, data: Mapping[
     if data.get("sslStatus") not in (None, *_STATUSES):
         raise _unfit(document, f"data.sslStatus must be one of {', '.join(_STATUSES)}")
     error = data.get("error")
-    code = error.get("code") if isinstance(error, dict) else error
+    code = error.get("code") if isinstance(error, dict) else None
     if not (error is None or (isinstance(code, str) and _CODE.fullmatch(code))):
         raise _unfit(document, "data.error must be null or have a code")
 

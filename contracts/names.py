@@ -20,7 +20,8 @@ MAX_NAME_CHARACTERS = 253
 MAX_NAMES = 100
 """Let's Encrypt's classic profile takes at most 100 names per certificate (letsencrypt.org/docs/profiles)."""
 
-# Unicode names shrink and grow under Punycode; nothing this long can become 253 characters.
+_MAX_LABEL_CHARACTERS = 63
+# Unicode names shrink and grow under mapping and Punycode; no sane one of this length becomes 253 characters.
 _MAX_RAW_CHARACTERS = 1024
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 # What inet_aton and browsers read as a number: such a "name" would be looked up as an address.
@@ -136,8 +137,6 @@ def _encode(raw: str) -> str:
     ) as error:  # idna.IDNAError is one, and so is what its codec raises for lone surrogates
         raise InvalidName(raw, "is not a valid host name") from error
     labels = name.split(".")
-    if len(name) > MAX_NAME_CHARACTERS:
-        raise InvalidName(raw, f"is longer than {MAX_NAME_CHARACTERS} characters")
     if not all(_LABEL.fullmatch(label) for label in labels):
         raise InvalidName(raw, "is not a valid host name")
     if _NUMBER.fullmatch(labels[-1]):
@@ -149,7 +148,7 @@ def _refuse_known_mistakes(raw: str) -> None:
     """Name the mistakes that people make; everything else is found by the encoding itself."""
     if not raw.strip():
         raise InvalidName(raw, "is blank")
-    if len(raw) > _MAX_RAW_CHARACTERS:
+    if len(raw.removesuffix(".")) > (MAX_NAME_CHARACTERS if raw.isascii() else _MAX_RAW_CHARACTERS):
         raise InvalidName(raw, f"is longer than {MAX_NAME_CHARACTERS} characters")
     if any(character.isspace() for character in raw):
         raise InvalidName(raw, "has a space")
@@ -158,6 +157,8 @@ def _refuse_known_mistakes(raw: str) -> None:
     for syntax, why in _FORBIDDEN_SYNTAX:
         if syntax in raw:
             raise InvalidName(raw, why)
+    if raw.isascii() and max(map(len, raw.split("."))) > _MAX_LABEL_CHARACTERS:
+        raise InvalidName(raw, f"has a label longer than {_MAX_LABEL_CHARACTERS} characters")
 
 
 def _is_address(raw: str) -> bool:
