@@ -10,6 +10,7 @@ from uuid import UUID
 
 from psycopg.rows import dict_row
 
+from contracts.codes import Code
 from db import pauses
 from db.pool import Connection
 from db.sites import server_of
@@ -67,8 +68,8 @@ class HeldJob:
     serial_before: str | None
     superseded_by: JobId | None
     cancel_requested: bool
-    error_code: str | None
-    started_at: datetime | None
+    error_code: Code | None
+    admitted_at: datetime
 
 
 class ClaimLostError(Exception):
@@ -138,7 +139,7 @@ def hold(conn: Connection, held: Claim) -> HeldJob:
             " select j.site_id, j.kind, j.epoch, j.domain, j.names, j.server_host, j.server_port, j.server_username,"
             " j.server_host_key, j.server_public_addresses, j.server_key, j.force, j.command_id, j.command_source,"
             " j.attempt, j.attempt_open, j.fails, j.failing_since, j.crashes, j.serial_before, j.superseded_by,"
-            " j.cancel_requested, j.error_code, j.started_at"
+            " j.cancel_requested, j.error_code, j.admitted_at"
             " from g, job j where j.id = %s and j.state = 'running' and j.fence = %s for update of j",
             (list(held.keys), held.owner, len(held.keys), held.job_id, held.fence),
         ).fetchone()
@@ -169,8 +170,8 @@ def _held(held: Claim, row: dict[str, Any]) -> HeldJob:
         serial_before=row["serial_before"],
         superseded_by=JobId(str(superseded_by)) if superseded_by else None,
         cancel_requested=row["cancel_requested"],
-        error_code=row["error_code"],
-        started_at=row["started_at"],
+        error_code=Code(row["error_code"]) if row["error_code"] else None,
+        admitted_at=row["admitted_at"],
     )
 
 

@@ -73,8 +73,9 @@ def supersede_or_flag(conn: Connection, job_id: JobId, by: JobId) -> bool:
 
 
 def check_now(conn: Connection, job_id: JobId, server: Server | None, reoffer_seconds: float) -> Offer | None:
-    """Make a waiting job due, also one that is queued on a paused server; a joined command may bring a newer way to
-    reach the server.
+    """Make a job due that waits, or is queued on a paused server.
+
+    A joined command may bring a newer way to reach the server.
 
     Returns:
         What to offer; None when it no longer waits.
@@ -88,7 +89,8 @@ def check_now(conn: Connection, job_id: JobId, server: Server | None, reoffer_se
     with conn.cursor(row_factory=class_row(Offer)) as cursor:
         return cursor.execute(
             "update job set state = 'queued', epoch = epoch + 1, run_at = certpilot_now() + make_interval(secs => %s),"
-            " retry_at = null, updated_at = certpilot_now()"
+            # A person acted: the day that people have begins anew.
+            " fails = 0, failing_since = null, retry_at = null, updated_at = certpilot_now()"
             " where id = %s and state in ('waiting', 'queued') returning id::text as job_id, kind, epoch",
             (reoffer_seconds, job_id),
         ).fetchone()

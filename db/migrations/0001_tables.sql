@@ -73,6 +73,8 @@ create table job (
     error_message text,
     because text,
     created_at timestamptz not null default certpilot_now(),
+    -- when it was made or last replayed: the CA has 30 days from here
+    admitted_at timestamptz not null default certpilot_now(),
     started_at timestamptz,
     finished_at timestamptz,
     updated_at timestamptz not null default certpilot_now(),
