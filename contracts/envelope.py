@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchem
 
 from contracts.codes import Code
 from contracts.text import is_plain
-from contracts.times import parse_time
+from contracts.times import TIME_PATTERN, parse_time
 
 CONTENT_TYPE: Final = "application/cloudevents+json"
 """What we send; `application/json` and none at all are read too (DESIGN A.1)."""
@@ -116,7 +116,12 @@ def _json_media_type(value: str) -> str:
 
 
 Attribute = Annotated[str, AfterValidator(_attribute), Field(min_length=1, max_length=MAX_ATTRIBUTE_BYTES)]
-Rfc3339 = Annotated[str, AfterValidator(_rfc3339), WithJsonSchema({"type": "string", "format": "date-time"})]
+Rfc3339 = Annotated[
+    str,
+    AfterValidator(_rfc3339),
+    # The pattern too, because most validators take `format` for a remark.
+    WithJsonSchema({"type": "string", "format": "date-time", "pattern": TIME_PATTERN}),
+]
 
 
 class Envelope(BaseModel):

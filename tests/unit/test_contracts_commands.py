@@ -54,6 +54,7 @@ ACCEPTED = {
     "unknown fields are ignored at every level": (
         issue(traceparent="00-1", data__x={"y": [1]}, data__server__z=None), ISSUED),
     "a time with nanoseconds and an offset": (issue(time="2026-11-24T12:00:00.123456789+02:00"), ISSUED),
+    "a leap second": (issue(time="2016-12-31T23:59:60Z"), ISSUED),
     "a data content type with a charset": (issue(datacontenttype="application/json; charset=utf-8"), ISSUED),
     "a structured data content type": (issue(datacontenttype="application/vnd.sites+json"), ISSUED),
     "names are normalised and repetitions dropped": (
