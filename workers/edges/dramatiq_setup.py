@@ -215,10 +215,12 @@ class JobConsumer(dramatiq.Consumer):
         try:
             job = decode_job_message(delivery.body)
         except MalformedJobMessageError as error:
-            return self._refuse(delivery, str(error))
+            self._refuse(delivery, str(error))
+            return None
         actor = ACTOR_NAMES[job.kind]
         if actor not in self._broker.actors:
-            return self._refuse(delivery, f"this runner has no actor {actor}")
+            self._refuse(delivery, f"this runner has no actor {actor}")
+            return None
         # The queue's name is ours, whatever a body says: a wrong one kills a worker thread (finding 4).
         kwargs = {"job_id": job.job_id, "epoch": job.epoch}
         return JobDelivery(

@@ -8,9 +8,7 @@ import re
 import struct
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
+from collections.abc import Callable, Sequence
 from itertools import takewhile
 from typing import Any
 
@@ -21,10 +19,12 @@ import pika.spec
 from workers import logs
 from workers.edges.amqp_link import Link
 from workers.edges.broker import BrokerUnavailableError, ensure_topology
+from workers.edges.outgoing import CONFIRM_SECONDS, Batch, OutgoingMessage, PublishResult
+
+__all__ = ["Batch", "OutgoingMessage", "PublishResult", "Publisher"]
 
 _LOG = logs.get(__name__)
 
-CONFIRM_SECONDS = 30.0
 WINDOW = 1000
 """Messages under way on one connection; more gains nothing and only fills buffers."""
 
@@ -33,79 +33,6 @@ _CHUNK = 100
 
 _PERSISTENT = 2
 _TOO_LARGE = re.compile(r"larger than configured max size (\d+)")
-
-
-class PublishResult(StrEnum):
-    """What became of one message. Whatever is not CONFIRMED may be published again: consumers drop copies."""
-
-    CONFIRMED = "confirmed"  # in its queues, on disk on a majority of their nodes
-    RETURNED = "returned"  # no queue is bound; the topology is declared anew before the next batch
-    NACKED = "nacked"  # the broker could not take it: a full queue, no leader
-    REFUSED = "refused"  # larger than this broker will ever take; publishing it again is of no use
-    UNKNOWN = "unknown"  # the connection ended or the deadline passed first; it may or may not have arrived
-
-
-@dataclass(frozen=True, slots=True)
-class OutgoingMessage:
-    """One message to publish. It is always persistent and always mandatory.
-
-    Attributes:
-        exchange: "" for the default exchange, where the routing key is a queue's name.
-        routing_key: at most 255 bytes.
-        body: as it goes out.
-        message_id: AMQP `message_id`, at most 255 bytes; for an event, the event's id.
-        content_type: AMQP `content_type`.
-        headers: AMQP headers.
-        type: AMQP `type`, for an event the CloudEvents type.
-    """
-
-    exchange: str
-    routing_key: str
-    body: bytes
-    message_id: str
-    content_type: str | None = None
-    headers: Mapping[str, Any] = field(default_factory=dict)
-    type: str | None = None
-
-
-class Batch:
-    """Messages on their way; `wait` gives their results. The rest is the publisher's.
-
-    Attributes:
-        messages: what is published, in this order.
-        done: set once every message has its result.
-        give_up: ends the connection that the batch is on.
-    """
-
-    def __init__(self, messages: Sequence[OutgoingMessage]) -> None:
-        """Begin without any result."""
-        self.messages = tuple(messages)
-        self.done = threading.Event()
-        self.give_up: Callable[[], None] = lambda: None
-        self._results: list[PublishResult | None] = [None] * len(self.messages)
-        self._left = len(self.messages)
-        self._lock = threading.Lock()
-        if not self.messages:
-            self.done.set()
-
-    def wait(self, timeout_seconds: float = CONFIRM_SECONDS) -> list[PublishResult]:
-        """Wait until every message has its result; what has none after `timeout_seconds` is UNKNOWN.
-
-        Passing the deadline costs the connection: a confirm that comes later must find nobody.
-        """
-        if not self.done.wait(timeout_seconds):
-            self.give_up()
-            self.done.wait(1.0)
-        return [result or PublishResult.UNKNOWN for result in self._results]
-
-    def settle(self, index: int, result: PublishResult) -> None:
-        """Note one message's result; the first one holds."""
-        with self._lock:
-            if self._results[index] is None:
-                self._results[index] = result
-                self._left -= 1
-                if not self._left:
-                    self.done.set()
 
 
 class Publisher:
@@ -173,6 +100,10 @@ class Publisher:
 
     def _live_session(self) -> "_Session":
         session = self._session
+        if session is not None and session.saw_nack:
+            # A channel that was refused by a full quorum queue stays refused on RabbitMQ 3.10, even after the limit
+            # was lifted and the queue drained; a new channel is taken (seen).
+            session.link.close()
         if session is None or session.link.lost is not None:
             ensure_topology(self._url, name=self._name)
             session = self._session = _Session(self._url, self._name)
@@ -183,10 +114,17 @@ class Publisher:
 
 
 class _Session:
-    """What is under way on one link. Only `begin` is called from outside the I/O thread."""
+    """What is under way on one link. Only `begin` is called from outside the I/O thread.
+
+    Attributes:
+        link: the link; all here ends with it.
+        saw_return: a message had no queue; cleared by who declares the topology again.
+        saw_nack: the broker refused a message.
+    """
 
     def __init__(self, url: str, name: str) -> None:
         self.saw_return = False
+        self.saw_nack = False
         self._channel: Any = None
         self._batches: set[Batch] = set()
         self._waiting: deque[tuple[Batch, int]] = deque()
@@ -261,6 +199,7 @@ class _Session:
     def _on_confirm(self, frame: Any) -> None:
         upto = frame.method.delivery_tag
         acked = isinstance(frame.method, pika.spec.Basic.Ack)
+        self.saw_nack = self.saw_nack or not acked
         tags = takewhile(lambda tag: tag <= upto, list(self._in_flight)) if frame.method.multiple else (upto,)
         for tag in tags:
             batch, index = self._in_flight.pop(tag)
