@@ -19,14 +19,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Self
 
+from deploy.lab.machine import CLEAN_PATH, LabError, run
+
 INIT = Path(__file__).with_name("cell_init.py")
-CLEAN_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 CLONE_NEWNET = 0x40000000  # linux/sched.h
 _libc = ctypes.CDLL(None, use_errno=True)
-
-
-class LabError(RuntimeError):
-    """A part of the lab did not do what it must; the message says which and shows its last output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +43,31 @@ class RootSpec:
     forget: tuple[str, ...]
     files: Mapping[str, str]
     new_disk: bool = True
+
+
+class Program:
+    """A long-running program in a cell: `nsenter` outside, its child inside."""
+
+    def __init__(self, outer: "subprocess.Popen[bytes]") -> None:
+        """Take over a started `nsenter`."""
+        self._outer = outer
+
+    @property
+    def running(self) -> bool:
+        """Tell whether it still runs."""
+        return self._outer.poll() is None
+
+    def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """Send a signal to the program itself; after SIGKILL it is gone when this returns."""
+        with contextlib.suppress(LabError, ProcessLookupError):
+            if self.running:
+                os.kill(_child_of(self._outer.pid), number)
+        if number == signal.SIGKILL:
+            self.wait()
+
+    def wait(self) -> int:
+        """Wait for its end and give its exit code."""
+        return self._outer.wait()
 
 
 class Cell:
@@ -79,6 +101,8 @@ class Cell:
             LabError: a namespace or a mount was refused.
         """
         self.name = name
+        self._programs: list[Program] = []
+        self._ending, self._ended = threading.Lock(), False
         flags = ["--pid", "--fork", "--mount", "--ipc"]
         flags += ["--net"] if network else []
         flags += ["--uts"] if hostname else []
@@ -119,7 +143,7 @@ class Cell:
         *,
         log: Path,
         env: Mapping[str, str] | None = None,
-    ) -> "subprocess.Popen[bytes]":
+    ) -> "Program":
         """Start a long-running program inside; it dies with the cell.
 
         Args:
@@ -128,7 +152,7 @@ class Cell:
             env: its whole environment (a plain PATH where None).
         """
         with log.open("ab") as out:
-            return subprocess.Popen(
+            outer = subprocess.Popen(
                 self.enter(argv),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -136,6 +160,9 @@ class Cell:
                 start_new_session=True,
                 env={"PATH": CLEAN_PATH, "LC_ALL": "C.UTF-8", **(env or {})},
             )
+        program = Program(outer)
+        self._programs.append(program)
+        return program
 
     def run(
         self,
@@ -159,8 +186,8 @@ class Cell:
             env={"PATH": CLEAN_PATH, "LC_ALL": "C.UTF-8", "HOME": "/root", **(env or {})},
         )
 
-    def socket(self, family: socket.AddressFamily = socket.AF_INET) -> socket.socket:
-        """Make a TCP socket that lives in the cell's network while this process uses it.
+    def socket(self, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
+        """Make an IPv4 socket that lives in the cell's network while this process uses it.
 
         A socket belongs to the network in which it was made, whoever uses it. Only the calling thread visits.
         """
@@ -168,7 +195,7 @@ class Cell:
         with Path("/proc/thread-self/ns/net").open("rb") as home, there.open("rb") as away:
             _enter_network(away)
             try:
-                return socket.socket(family, socket.SOCK_STREAM)
+                return socket.socket(socket.AF_INET, kind)
             finally:
                 _enter_network(home)
 
@@ -190,14 +217,19 @@ class Cell:
 
     def kill(self) -> None:
         """Kill everything inside at once, as a power cut does; returns when all of it is gone."""
-        with contextlib.suppress(OSError):
+        with self._ending:
+            if self._ended:
+                return
+            self._ended = True
             os.close(self._lifeline)
-        with contextlib.suppress(ProcessLookupError):
-            if self.alive:
-                os.kill(self.pid, signal.SIGKILL)
-        self._outer.wait()
-        if self._outer.stderr is not None:
-            self._outer.stderr.close()
+            with contextlib.suppress(ProcessLookupError):
+                if self.alive:
+                    os.kill(self.pid, signal.SIGKILL)
+            self._outer.wait()
+            for program in self._programs:
+                program.wait()
+            if self._outer.stderr is not None:
+                self._outer.stderr.close()
 
     def __enter__(self) -> Self:
         return self
@@ -206,81 +238,16 @@ class Cell:
         self.kill()
 
 
-def run(
-    argv: Sequence[str],
-    *,
-    stdin: bytes | None = None,
-    check: bool = True,
-    timeout_seconds: float = 60,
-    env: Mapping[str, str] | None = None,
-) -> "subprocess.CompletedProcess[str]":
-    """Run a program on the machine itself; output is text, undecodable bytes are replaced.
-
-    Raises:
-        LabError: it failed or took too long, and `check` is set; the message holds what it printed.
-    """
-    try:
-        done = subprocess.run(
-            argv,
-            input=stdin if stdin is not None else b"",
-            capture_output=True,
-            timeout=timeout_seconds,
-            env=env,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as late:
-        raise LabError(f"{' '.join(argv)} took more than {timeout_seconds} s: {late.stderr!r}") from late
-    result = subprocess.CompletedProcess(
-        done.args, done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
-    )
-    if check and result.returncode:
-        raise LabError(f"{' '.join(argv)} ended with {result.returncode}: {result.stderr}{result.stdout}")
-    return result
-
-
 def _child_of(parent: int) -> int:
-    """Give the one child of a process: `unshare` becomes the parent of process 1."""
+    """Give the one child of a process: `unshare` and `nsenter` become the parents of what they start."""
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             if int(stat.read_text().rpartition(")")[2].split()[1]) == parent:
                 return int(stat.parent.name)
-    raise LabError("process 1 of a cell is gone")
+    raise LabError(f"process {parent} has no child")
 
 
 def _enter_network(namespace: IO[bytes]) -> None:
     if _libc.setns(namespace.fileno(), CLONE_NEWNET):
         code = ctypes.get_errno()
         raise OSError(code, f"setns: {os.strerror(code)}")
-
-
-def tail(log: Path, lines: int = 15) -> str:
-    """Give the last lines of a log, for an error message; empty where there is no such file."""
-    try:
-        return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
-    except FileNotFoundError:
-        return ""
-
-
-_ports_lock = threading.Lock()
-_ports_given: set[int] = set()
-
-
-def free_port(address: str = "127.0.0.1") -> int:
-    """Find a TCP port that nobody uses now.
-
-    Below the range from which the kernel takes the ports of outgoing connections, so that none of those takes it
-    in the moment before our server binds it; never the same one twice in one process.
-    """
-    with _ports_lock:
-        for _ in range(500):
-            port = 10000 + int.from_bytes(os.urandom(3), "big") % 20000
-            if port in _ports_given:
-                continue
-            with socket.socket() as probe:
-                try:
-                    probe.bind((address, port))
-                except OSError:
-                    continue
-            _ports_given.add(port)
-            return port
-    raise LabError("no free TCP port between 10000 and 30000")

@@ -15,7 +15,8 @@ import socket
 from pathlib import Path
 from typing import Self
 
-from deploy.lab.cell import Cell, LabError, run
+from deploy.lab.cell import Cell
+from deploy.lab.machine import LabError, run
 
 HOST, AUTHORITY, FIRST_SERVER = 1, 2, 10
 NETWORKS = 512  # of /24 in 198.18.0.0/15
@@ -89,7 +90,10 @@ class Network:
             f"link add s{number} type veth peer name eth0 netns {cell.pid}",
             f"link set s{number} master br0 up",
         )
+        # The same hardware address after a reboot: this machine remembers the old one for a while.
+        mac = f"06:00:{self._number >> 8:02x}:{self._number & 255:02x}:00:{number:02x}"
         commands = [
+            f"link set eth0 address {mac}",
             *self._addresses(number, "eth0"),
             "link set eth0 up",
             f"route add default via {self.host}",

@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 from typing import Self
 
-from deploy.lab.cell import CLEAN_PATH, Cell, LabError, free_port, run, tail
+from deploy.lab.cell import Cell
+from deploy.lab.machine import CLEAN_PATH, LabError, free_port, run, tail
 
 BASE = Path("/usr/lib/postgresql")
 START_DEADLINE_SECONDS = 30
@@ -94,7 +95,7 @@ class PostgresServer:
         server = self._cell.spawn(self._as_account(argv), log=self.log)
         deadline = time.monotonic() + START_DEADLINE_SECONDS
         while not self._ready():
-            if server.poll() is not None or time.monotonic() > deadline:
+            if not server.running or time.monotonic() > deadline:
                 self.kill()
                 raise LabError(f"PostgreSQL did not start:\n{tail(self.log)}")
             time.sleep(0.02)

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
-from deploy.lab.cell import Cell, LabError, free_port, run, tail
+from deploy.lab.cell import Cell
+from deploy.lab.machine import LabError, free_port, run, tail
 
 # Those in /usr/sbin switch to the user rabbitmq, who may not read our folder.
 SERVER = "/usr/lib/rabbitmq/bin/rabbitmq-server"
@@ -96,7 +97,7 @@ class RabbitNode:
         deadline = time.monotonic() + START_DEADLINE_SECONDS
         # The listener comes up last but for the plugins' end; a node that refuses a handshake is not ready.
         while not (self._listens() and b"Server startup complete" in self.log.read_bytes()[began:]):
-            if server.poll() is not None or time.monotonic() > deadline:
+            if not server.running or time.monotonic() > deadline:
                 self.kill()
                 raise LabError(f"RabbitMQ did not start:\n{tail(self.log)}")
             time.sleep(0.05)

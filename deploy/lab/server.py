@@ -12,9 +12,11 @@ from subprocess import CompletedProcess
 from typing import Literal, Self
 
 from deploy.lab import server_files
-from deploy.lab.cell import Cell, LabError, RootSpec, run, tail
+from deploy.lab.cell import Cell, RootSpec
 from deploy.lab.keys import KeyPair
+from deploy.lab.machine import LabError, run, tail
 from deploy.lab.network import Network
+from deploy.lab.nginx import Nginx
 
 BOOT_DEADLINE_SECONDS = 20
 # Parts of a system that may be file systems of their own: an overlay of "/" alone would show them empty.
@@ -31,6 +33,7 @@ class CustomerServer:
         host: its IPv4 address, for SSH and for DNS.
         host6: its IPv6 address; None where this machine has no IPv6.
         port: the SSH port.
+        nginx: its web server.
         host_key: its public host key, as a command's `hostKey` or a known_hosts line has it.
     """
 
@@ -66,6 +69,7 @@ class CustomerServer:
         self.host_key = self._key.public
         self._worker_key = worker_key
         self._trusted_roots = trusted_roots
+        self.nginx = Nginx(self)
         self._firewall: list[str] = []
         self._cell: Cell | None = None
         self._booted_before = False
@@ -76,6 +80,11 @@ class CustomerServer:
         self._disk = disk
         where = ["nsenter", f"--mount=/proc/{network.cell.pid}/ns/mnt"]
         run([*where, "mount", "-t", "tmpfs", "-o", f"size={disk_megabytes}m,mode=755", "tmpfs", str(disk)])
+
+    @property
+    def has_ipv6(self) -> bool:
+        """Whether it has an IPv6 address."""
+        return self.host6 is not None
 
     @property
     def cell(self) -> Cell:
@@ -164,52 +173,8 @@ class CustomerServer:
     def add_site(
         self, *names: str, root: str | None = None, body: str | None = None, vhost: str | None = None
     ) -> str:
-        """Serve a site on port 80, and give its web root.
-
-        Args:
-            names: server names, the primary domain first.
-            root: folder of its files; one of its own where None.
-            body: text of its start page; the domain where None.
-            vhost: the whole nginx server block, where the ordinary one will not do.
-        """
-        domain = names[0]
-        root = root or f"/var/www/{domain}"
-        self.write(f"{root}/index.html", body if body is not None else f"This is {domain}\n")
-        text = vhost or server_files.site(names, root, ipv6=self._network.has_ipv6)
-        self.write(f"/etc/nginx/sites-available/{domain}", text)
-        self.run(["ln", "-sf", f"../sites-available/{domain}", f"/etc/nginx/sites-enabled/{domain}"])
-        self.reload_nginx()
-        return root
-
-    def remove_site(self, domain: str) -> None:
-        """Stop serving a site; its files stay."""
-        self.run(["rm", "-f", f"/etc/nginx/sites-enabled/{domain}"])
-        self.reload_nginx()
-
-    def reload_nginx(self) -> None:
-        """Let nginx take its configuration anew; its new workers serve when this returns.
-
-        Raises:
-            LabError: nginx does not run or does not like the configuration, or has not reloaded within 20 s.
-        """
-        old = self._nginx_workers()
-        self.run(["nginx", "-s", "reload"])
-        # The signal is only sent; until the old workers are told to go, any of them may take the next connection.
-        self._wait(lambda: bool(now := self._nginx_workers()) and not now & old, "nginx did not reload")
-
-    def start_nginx(self) -> None:
-        """Start nginx and wait until it listens on port 80.
-
-        Raises:
-            LabError: it did not.
-        """
-        self.run(["nginx"])
-        self._wait(lambda: 80 in self.listening(), "nginx does not listen")  # noqa: PLR2004 - HTTP
-
-    def stop_nginx(self) -> None:
-        """Stop nginx at once; nobody listens on its ports when this returns."""
-        self.run(["nginx", "-s", "stop"])
-        self._wait(lambda: not self.cell.processes("nginx"), "nginx did not stop")
+        """Serve a site on port 80, and give its web root; see `Nginx.add_site`."""
+        return self.nginx.add_site(*names, root=root, body=body, vhost=vhost)
 
     def block(
         self,
@@ -253,6 +218,18 @@ class CustomerServer:
                         ports.add(int(fields[1].rpartition(":")[2], 16))
         return ports
 
+    def wait(self, condition: Callable[[], bool], complaint: str) -> None:
+        """Wait until a condition holds.
+
+        Raises:
+            LabError: it did not within 20 s; the message begins with the complaint.
+        """
+        deadline = time.monotonic() + BOOT_DEADLINE_SECONDS
+        while not condition():
+            if time.monotonic() > deadline:
+                raise LabError(f"{self.name}: {complaint}\n{tail(self.log)}")
+            time.sleep(0.01)
+
     def known_hosts_line(self) -> str:
         """Give the server's line for a known_hosts file."""
         return f"{self.host} {self.host_key}\n"
@@ -274,6 +251,7 @@ class CustomerServer:
             "/etc/shadow": server_files.unlocked_shadow(Path("/etc/shadow").read_text()),
             "/etc/ssh/sshd_config": server_files.SSHD_CONFIG,
             "/etc/ssh/ssh_host_ed25519_key": self._key.private,
+            "/etc/ssh/ssh_host_ed25519_key.pub": f"{self._key.public}\n",
             "/etc/ssh/authorized_keys/root": f"{self._worker_key}\n",
             "/etc/nginx/nginx.conf": server_files.NGINX_CONF,
             "/etc/nginx/sites-available/default": server_files.default_site(ipv6=ipv6),
@@ -296,24 +274,7 @@ class CustomerServer:
         self.cell.spawn(["/usr/sbin/sshd", "-D", "-e"], log=self.log)
         with self.log.open("ab") as console:
             console.write(self.run(["nginx"], check=False).stderr.encode())
-        self._wait(lambda: self.port in self.listening(), "sshd does not listen")
-
-    def _nginx_workers(self) -> set[int]:
-        """Find nginx's workers that still take connections."""
-        workers = set()
-        for pid in self.cell.processes("nginx"):
-            with contextlib.suppress(OSError):
-                title = Path(f"/proc/{pid}/cmdline").read_bytes()
-                if b"worker process" in title and b"shutting down" not in title:
-                    workers.add(pid)
-        return workers
-
-    def _wait(self, condition: Callable[[], bool], complaint: str) -> None:
-        deadline = time.monotonic() + BOOT_DEADLINE_SECONDS
-        while not condition():
-            if time.monotonic() > deadline:
-                raise LabError(f"{self.name}: {complaint}\n{tail(self.log)}")
-            time.sleep(0.01)
+        self.wait(lambda: self.port in self.listening(), "sshd does not listen")
 
     def _apply_firewall(self) -> None:
         self.run(["nft", "-f", "-"], stdin=server_files.firewall(self._firewall).encode())
