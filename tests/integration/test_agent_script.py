@@ -390,6 +390,16 @@ def test_run_survives_the_hang_up_of_its_session(agent: Agent) -> None:
     assert agent.wait_over(3)["exit"] == "0"
 
 
+def test_wrapper_outlives_what_ends_its_whole_group(agent: Agent) -> None:
+    """A hang-up changes nothing; TERM ends certbot alone, whose code the wrapper still writes down."""
+    agent.start(3, seconds=20)
+    group = os.getpgid(agent.wait_pid())
+    os.killpg(group, signal.SIGHUP)
+    assert agent.run("look", 3, "j", 1)["run"] == "ALIVE"
+    os.killpg(group, signal.SIGTERM)
+    assert agent.wait_over(3)["exit"] == "143"
+
+
 def test_certbot_gets_no_descriptor_but_the_two_locks(agent: Agent) -> None:
     agent.start(3, seconds=20)
     pid = agent.wait_pid()

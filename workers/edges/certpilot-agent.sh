@@ -285,9 +285,10 @@ certbot_facts() {
   [ -n "$version" ] || version=$(timeout 10 certbot --version 2>&1 | sed -n 's/^certbot //p')
   fact certbot_path "$path"
   fact certbot_version "$version"
+  python=${python%/bin/python*}
   set +f
-  for f in "${python%/bin/*}"/lib/python3*/*-packages/certbot_nginx "${python%/bin/*}"/local/lib/python3*/*-packages/certbot_nginx; do
-    [ ! -d "$f" ] || say nginx
+  for f in "$python"/lib/python3*/*-packages/certbot_nginx "$python"/local/lib/python3*/*-packages/certbot_nginx; do
+    case $f in */bin/*) say unknown ;; *) [ ! -d "$f" ] || say nginx ;; esac # a wrapper in another language hides its Python
   done | sort -u | section certbot_plugins
   set -f
 }
