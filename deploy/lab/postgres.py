@@ -13,6 +13,7 @@ from deploy.lab.machine import CLEAN_PATH, LabError, free_port, run, tail
 BASE = Path("/usr/lib/postgresql")
 START_DEADLINE_SECONDS = 30
 USER = "postgres"
+INSIDE = "/mnt"  # where the server's own mounts have its folder
 
 CONFIG = """\
 listen_addresses = '127.0.0.1'
@@ -78,20 +79,18 @@ class PostgresServer:
             LabError: it did not within 30 s; the message ends with its log.
         """
         assert self._cell is None, "the server runs already"
-        if not self._data.exists():
-            self._initialise()
         self._cell = Cell("postgresql")
+        try:
+            # The folder may lie below one that only root may enter (a TMPDIR of root's own).
+            self._cell.run(["mount", "--bind", str(self.directory), INSIDE])
+            if not self._data.exists():
+                self._initialise(self._cell)
+        except LabError:
+            self.kill()
+            raise
         # In a cell of its own a number left by a killed server says nothing: the same one may be ours.
         (self._data / "postmaster.pid").unlink(missing_ok=True)
-        argv = [
-            str(self._bin / "postgres"),
-            "-D",
-            str(self._data),
-            "-p",
-            str(self.port),
-            "-k",
-            str(self.directory),
-        ]
+        argv = [str(self._bin / "postgres"), "-D", f"{INSIDE}/data", "-p", str(self.port), "-k", INSIDE]
         server = self._cell.spawn(self._as_account(argv), log=self.log)
         deadline = time.monotonic() + START_DEADLINE_SECONDS
         while not self._ready():
@@ -109,7 +108,7 @@ class PostgresServer:
     def stop(self) -> None:
         """Stop the server in good order, ending its sessions (pg_ctl's mode "fast")."""
         if self._cell is not None:
-            argv = [str(self._bin / "pg_ctl"), "-D", str(self._data), "-m", "fast", "-w", "stop"]
+            argv = [str(self._bin / "pg_ctl"), "-D", f"{INSIDE}/data", "-m", "fast", "-w", "stop"]
             self._cell.run(self._as_account(argv))
             self.kill()
 
@@ -163,11 +162,11 @@ class PostgresServer:
     def __exit__(self, *_: object) -> None:
         self.kill()
 
-    def _initialise(self) -> None:
-        argv = [str(self._bin / "initdb"), "-D", str(self._data), "-U", USER, "-A", "trust", "-E", "UTF8"]
+    def _initialise(self, cell: Cell) -> None:
+        argv = [str(self._bin / "initdb"), "-D", f"{INSIDE}/data", "-U", USER, "-A", "trust", "-E", "UTF8"]
         argv += ["--locale=C.UTF-8", "--no-sync", "--no-instructions"]
         try:
-            run(self._as_account(argv), env={"PATH": CLEAN_PATH})
+            cell.run(self._as_account(argv))
         except LabError:
             shutil.rmtree(self._data, ignore_errors=True)
             raise
