@@ -33,8 +33,8 @@ from contracts.envelope import (
     Envelope,
     SetAside,
     canonical_hash,
-    is_site_id,
     parse_body,
+    site_of,
 )
 from contracts.names import MAX_NAMES, InvalidName, normalise_name
 from contracts.text import shown
@@ -94,7 +94,7 @@ def read_command(
     return ReadCommand(
         source=envelope.source,
         command_id=envelope.id,
-        site_id=_site_of(envelope),
+        site_id=site_of(as_sent, envelope.subject),
         kind=kind,
         body_hash=canonical_hash({"type": envelope.type, "data": normal}),
         domain=_valid_or_none(as_sent.get("domain")) if isinstance(as_sent, dict) else None,
@@ -192,11 +192,6 @@ def _server_of(data: ServerData) -> ServerRef:
         host_key=data.host_key,
         public_addresses=tuple(dict.fromkeys(data.public_addresses or ())),
     )
-
-
-def _site_of(envelope: Envelope) -> str | None:
-    stated = envelope.data.get("siteId") if isinstance(envelope.data, dict) else None
-    return next((value for value in (stated, envelope.subject) if is_site_id(value)), None)
 
 
 def _valid_or_none(name: Any) -> str | None:

@@ -88,14 +88,29 @@ def is_attribute(value: Any) -> bool:
     )
 
 
+def site_of(data: Any, subject: Any) -> str | None:
+    """Find the site that a broken command is about (DESIGN A.9).
+
+    Args:
+        data: the envelope's `data`, whatever it is.
+        subject: the envelope's `subject`, whatever it is.
+
+    Returns:
+        `data.siteId`, else `subject`; None where neither is a site's id.
+    """
+    stated = data.get("siteId") if isinstance(data, dict) else None
+    return next((value for value in (stated, subject) if is_site_id(value)), None)
+
+
 def _sender_of(document: Any) -> tuple[str | None, str | None, str | None]:
     if not isinstance(document, dict):
         return None, None, None
     source, command_id = document.get("source"), document.get("id")
-    data = document.get("data")
-    stated = data.get("siteId") if isinstance(data, dict) else None
-    site_id = next((value for value in (stated, document.get("subject")) if is_site_id(value)), None)
-    return source if is_attribute(source) else None, command_id if is_attribute(command_id) else None, site_id
+    return (
+        source if is_attribute(source) else None,
+        command_id if is_attribute(command_id) else None,
+        site_of(document.get("data"), document.get("subject")),
+    )
 
 
 def _attribute(value: str) -> str:

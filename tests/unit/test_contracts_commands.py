@@ -1,11 +1,14 @@
 """Reading commands: every rule of DESIGN A.1, each message to the letter."""
 
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
+from pydantic import BaseModel
 
 from contracts.codes import Code
+from contracts.command_models import EXPECTED, IssueData, RenewData, ServerData
 from contracts.commands import (
     CommandKind,
     IssueSSL,
@@ -15,6 +18,7 @@ from contracts.commands import (
     build_command,
     read_command,
 )
+from contracts.envelope import Envelope
 from tests.support.command_documents import ABSENT, HOST_KEY, body, issue, renew
 
 
@@ -222,6 +226,21 @@ def test_invalid_request_names_the_field_and_what_was_expected(document: object,
     assert result.rejection is not None
     assert (result.rejection.code, result.rejection.message) == (Code.INVALID_REQUEST, message)
     assert message.startswith(result.rejection.field + " ")
+
+
+def paths_of(model: type[BaseModel], path: str) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        here = f"{path}{field.alias or name}"
+        yield here
+        if "list[" in str(field.annotation) or "list[" in str(field.metadata):
+            yield f"{here}[]"
+    if "server" in model.model_fields:
+        yield from paths_of(ServerData, f"{path}server.")
+
+
+def test_every_field_has_words_for_its_rejection() -> None:
+    paths = {*paths_of(Envelope, ""), *paths_of(IssueData, "data."), *paths_of(RenewData, "data.")}
+    assert paths == set(EXPECTED)
 
 
 NAME_REJECTIONS = {

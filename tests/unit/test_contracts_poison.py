@@ -186,6 +186,7 @@ TELLABLE = {
     "another specversion": (body(issue(specversion="0.3")), None, None, True),
     "an unknown type": (body(issue(type="x")), None, None, True),
     "only the subject names the site": (body(issue(type="x", data=None)), None, None, True),
+    "data names the site before the subject does": (body(issue(type="x", subject="site_9")), None, None, True),
     "a wrong label on a good body": (GOOD, "text/plain", None, True),
     "a wrong encoding label on a good body": (GOOD, None, "gzip", True),
     "no id": (body(issue(id=5)), None, None, False),
