@@ -18,6 +18,7 @@ from workers.core.retry import (
     decide_retry,
     prove_with_staging,
     wait_for_ledger,
+    with_open_attempt,
 )
 
 NOW = datetime(2026, 11, 24, 10, tzinfo=UTC)
@@ -213,6 +214,21 @@ def test_a_command_that_joins_gives_a_new_day() -> None:
     joined = History(NOW, Code.DNS_WRONG_SERVER)
     decision = decide_retry(Code.DNS_WRONG_SERVER, joined, now=late, jitter=0)
     assert (_minutes(decision, late), decision.ends_at) == (1, late + PEOPLE_TIME)
+
+
+def test_a_job_with_an_open_attempt_looks_again_instead_of_ending() -> None:
+    late = NOW + timedelta(hours=25)
+    ended = decide_retry(
+        Code.SERVER_UNREACHABLE, History(NOW, Code.SERVER_UNREACHABLE, 26, NOW), now=late, jitter=0
+    )
+    waits = with_open_attempt(ended, late)
+    assert (ended.action, waits.action, waits.run_at) == (
+        RetryAction.DEAD,
+        RetryAction.WAIT,
+        late + timedelta(hours=1),
+    )
+    still_waiting = decide_retry(Code.SERVER_UNREACHABLE, NEW, now=NOW, jitter=0)
+    assert with_open_attempt(still_waiting, NOW) == still_waiting
 
 
 @settings(deadline=None)

@@ -21,7 +21,7 @@ uses up some of 24 h, each of the CA's some of 30 days, and waits for our own le
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -149,6 +149,15 @@ def wait_for_ledger(history: History, *, free_at: datetime, now: datetime, jitte
     return _wait(
         Code.TOO_MANY_REQUESTS, run_at, because, fails=history.fails, since=since, ends_at=None, counts=False
     )
+
+
+def with_open_attempt(decision: RetryDecision, now: datetime) -> RetryDecision:
+    """The same where an attempt stays open: a job never ends with one, it looks again every hour (PROTOCOL 7)."""
+    if decision.run_at is not None:
+        return decision
+    because = f"{decision.because}; but a run of it may still live on the server"
+    run_at = now + timedelta(minutes=PEOPLE_DELAYS_MINUTES[-1])
+    return replace(decision, action=RetryAction.WAIT, run_at=run_at, because=because)
 
 
 def prove_with_staging(results: Sequence[Code | None], staging_url: str | None) -> bool:
