@@ -41,7 +41,7 @@ OPEN, CLOSED = Turn(3, attempt_open=True), Turn(3, attempt_open=False)
 ABSENT, ALIVE, ENDED, VOID = (
     Look(state) for state in (RunState.ABSENT, RunState.ALIVE, RunState.ENDED, RunState.VOID)
 )
-DEAD = Look(RunState.DEAD, rebooted=True)
+DEAD, UNBEGUN = Look(RunState.DEAD, rebooted=True), Look(RunState.DEAD, begun=False)
 # the goal: reached on disk, and what the handshake says
 NOT_YET, ON_DISK, SERVED, UNSERVED = (False, None), (True, None), (True, True), (True, False)
 
@@ -66,14 +66,15 @@ def _cancelled(turn: Turn) -> Turn:
         ("open, over, reached: the handshake decides", OPEN, ENDED, ON_DISK, Verify()),
         ("open, over, reached and served: succeeded", OPEN, ENDED, SERVED, CloseSucceeded()),
         ("open, killed, reached and served: succeeded", OPEN, DEAD, SERVED, CloseSucceeded()),
-        ("open, void, reached and served: succeeded", OPEN, VOID, SERVED, CloseSucceeded()),
+        ("open, void, reached and served: not by us", OPEN, VOID, SERVED, CloseSucceeded(OrderFate.NOT_MADE)),
+        ("open, never begun, reached, not served", OPEN, UNBEGUN, UNSERVED, CloseUnserved(OrderFate.NOT_MADE)),
         ("open, superseded, but its run issued: succeeded", _superseded(OPEN), ENDED, SERVED, CloseSucceeded()),
         ("open, over, reached, not served", OPEN, ENDED, UNSERVED, CloseUnserved()),
         ("open, VOID: no failure, given back", OPEN, VOID, NOT_YET, CloseVoid()),
         ("open, DEAD: INTERRUPTED, order spent", OPEN, DEAD, NOT_YET, CloseFailed(Code.INTERRUPTED, OrderFate.UNKNOWN)),
         (
             "open, DEAD before it began: INTERRUPTED, given back",
-            OPEN, Look(RunState.DEAD, begun=False), NOT_YET, CloseFailed(Code.INTERRUPTED, OrderFate.NOT_MADE),
+            OPEN, UNBEGUN, NOT_YET, CloseFailed(Code.INTERRUPTED, OrderFate.NOT_MADE),
         ),
         ("open, ENDED: read why", OPEN, ENDED, NOT_YET, CloseFailed(None, None)),
         ("none, reached: the handshake decides", CLOSED, ABSENT, ON_DISK, Verify()),

@@ -92,7 +92,13 @@ class Verify:
 
 @dataclass(frozen=True, slots=True)
 class CloseSucceeded:
-    """Close the attempt; the job has succeeded."""
+    """Close the attempt; the job has succeeded.
+
+    Attributes:
+        fate: of the reserved order; not made where certbot never began and somebody else brought the certificate.
+    """
+
+    fate: OrderFate = OrderFate.ISSUED
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +200,7 @@ def decide(
             return Void(turn.attempt) if goal_reached or turn.unwanted else Start(turn.attempt)
         case RunState.ENDED | RunState.DEAD | RunState.VOID:
             if goal_reached:
-                return _judge_served(served)
+                return _judge_served(look, served)
             return _close(look)
     assert_never(look.run)
 
@@ -214,10 +220,12 @@ def _decide_closed(turn: Turn, look: Look, *, goal_reached: bool, served: bool |
     return Count(only_install=goal_reached)
 
 
-def _judge_served(served: bool | None) -> Verify | CloseSucceeded | CloseUnserved:
+def _judge_served(look: Look, served: bool | None) -> Verify | CloseSucceeded | CloseUnserved:
     if served is None:
         return Verify()
-    return CloseSucceeded() if served else CloseUnserved()
+    began = look.run is RunState.ENDED or (look.run is RunState.DEAD and look.begun)
+    fate = OrderFate.ISSUED if began else OrderFate.NOT_MADE
+    return CloseSucceeded(fate) if served else CloseUnserved(fate)
 
 
 def _close(look: Look) -> CloseFailed | CloseVoid:
