@@ -58,7 +58,7 @@ clean_up() {
   rmdir --ignore-fail-on-non-empty "${no_cluster%/*}" "${no_cluster%/*/*}" 2>/dev/null || true
 }
 
-enabled_units() { find /etc/systemd/system -mindepth 2 -type l 2>/dev/null | sort; }
+enabled_units() { find /etc/systemd/system -type l 2>/dev/null | sort; }
 
 # apt waits for dpkg's lock by itself, but not for the lock on its lists.
 apt() {
