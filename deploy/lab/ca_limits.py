@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 
 HOUR, DAY = 3600, 86400
+NANO = 1_000_000_000  # boulder counts in whole nanoseconds; a float of today's seconds has only 240 of them
 RENEWAL_WINDOW_SECONDS = 120 * DAY  # an exact set issued within it is a renewal
 SEE = ": see https://letsencrypt.org/docs/rate-limits/#"
 
@@ -43,9 +44,9 @@ class Figure:
     count: int | None = None
 
     @property
-    def emission_seconds(self) -> float:
-        """After how long one is refilled."""
-        return self.period_seconds / (self.count or self.burst)
+    def emission_nanoseconds(self) -> int:
+        """After how long one is refilled; boulder rounds down too."""
+        return self.period_seconds * NANO // (self.count or self.burst)
 
 
 LETS_ENCRYPT: Mapping[LimitName, Figure] = {
@@ -111,7 +112,7 @@ class CaLimits:
     figures: Mapping[LimitName, Figure]
     registered_domain: Callable[[str], str]
     draw: Callable[[], float] = random.random
-    _full_again_at: dict[tuple[LimitName, str], float] = field(default_factory=dict)
+    _full_again_at: dict[tuple[LimitName, str], int] = field(default_factory=dict)
     _issued_at: dict[frozenset[str], float] = field(default_factory=dict)
     _paused: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
 
@@ -186,29 +187,30 @@ class CaLimits:
 
     def _spend(self, buckets: list[_Bucket], now: float) -> Refusal | None:
         """Spend one from each bucket, or nothing where one of them has none: the one that waits longest says so."""
-        full_again = {}
-        worst: tuple[float, _Bucket] | None = None
+        now_ns, full_again = round(now * NANO), {}
+        worst: tuple[int, _Bucket] | None = None
         for bucket in buckets:
             figure = self.figures.get(bucket.limit)
             if figure is None:
                 continue
             key = (bucket.limit, bucket.key)
-            at = max(now, self._full_again_at.get(key, now)) + figure.emission_seconds
-            wait = at - figure.emission_seconds * figure.burst - now
-            # A hair over zero is the rounding of floats, not a lack of capacity.
-            if wait > 1e-6:  # noqa: PLR2004
-                worst = max(worst or (0.0, bucket), (wait, bucket), key=lambda pair: pair[0])
+            step = figure.emission_nanoseconds
+            at = max(now_ns, self._full_again_at.get(key, now_ns)) + step
+            wait = at - step * figure.burst - now_ns
+            if wait > 0:
+                worst = max(worst or (0, bucket), (wait, bucket), key=lambda pair: pair[0])
             elif bucket.spend:
                 full_again[key] = at
         if worst is None:
             self._full_again_at.update(full_again)
             return None
-        return self._refusal(worst[1], worst[0], now)
+        return self._refusal(worst[1], worst[0] / NANO, now)
 
     def _refund(self, limit: LimitName, key: str, now: float) -> None:
-        figure, at = self.figures.get(limit), self._full_again_at.get((limit, key), 0.0)
-        if figure is not None and at > now:
-            self._full_again_at[limit, key] = max(now, at - figure.emission_seconds)
+        figure, now_ns = self.figures.get(limit), round(now * NANO)
+        at = self._full_again_at.get((limit, key), 0)
+        if figure is not None and at > now_ns:
+            self._full_again_at[limit, key] = max(now_ns, at - figure.emission_nanoseconds)
 
     def _refusal(self, bucket: _Bucket, wait_seconds: float, now: float) -> Refusal:
         wait_seconds *= 1 + 0.03 * self.draw()  # boulder spreads its answers over 3 %
