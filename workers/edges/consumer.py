@@ -105,7 +105,7 @@ class _Loop:
         attempts = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type((BrokerUnavailableError, _HandlerFailedError)),
             wait=tenacity.wait_exponential_jitter(
-                _FIRST_BACKOFF_SECONDS, _LONGEST_BACKOFF_SECONDS, jitter=0.1
+                multiplier=_FIRST_BACKOFF_SECONDS, max=_LONGEST_BACKOFF_SECONDS, jitter=0.1
             ),
             sleep=tenacity.sleep_using_event(self.stop),
             stop=tenacity.stop_when_event_set(self.stop),
