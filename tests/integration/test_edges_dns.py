@@ -28,9 +28,6 @@ class DnsServer:
         self.asked: list[tuple[str, str]] = []
         self.silent = False
         self.truncate = False
-        self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.udp.bind(("127.0.0.1", 0))
-        self.port = self.udp.getsockname()[1]
         outer = self
 
         class Handler(socketserver.BaseRequestHandler):
@@ -40,9 +37,13 @@ class DnsServer:
                 if answer:
                     self.request.sendall(struct.pack("!H", len(answer)) + answer)
 
-        socketserver.ThreadingTCPServer.allow_reuse_address = True
-        self.tcp = socketserver.ThreadingTCPServer(("127.0.0.1", self.port), Handler)
+        self.tcp = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
         self.tcp.daemon_threads = True
+        self.port = self.tcp.server_address[1]
+        self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        # Free for TCP is nearly always free for UDP too; a long-lived client might sit on it.
+        self.udp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.udp.bind(("127.0.0.1", self.port))
         self.threads = [
             threading.Thread(target=self.serve),
             threading.Thread(target=self.tcp.serve_forever, args=(0.05,)),

@@ -177,11 +177,14 @@ def _closest_caa(replies: Sequence[tuple[str, _Reply]]) -> CaaAnswer:
         if reply.status in {DnsStatus.SERVFAIL, DnsStatus.NO_REPLY}:
             return CaaAnswer(reply.status, at)
         if reply.records is not None:
-            records = tuple(
+            records = [
                 CaaRecord(
                     r.flags, r.tag.decode("ascii", "replace").lower(), r.value.decode("utf-8", "replace")
                 )
                 for r in reply.records
+            ]
+            # Resolvers shuffle; a message that names the records should not change with each look-up.
+            return CaaAnswer(
+                DnsStatus.ANSWER, at, tuple(sorted(records, key=lambda r: (r.tag, r.value, r.flags)))
             )
-            return CaaAnswer(DnsStatus.ANSWER, at, records)
     return CaaAnswer(DnsStatus.NODATA)
