@@ -189,21 +189,20 @@ class CountedAttempt:
         spec: what the server is told to run.
         spends: the limit buckets reserved.
         orders: whether it may make a CA order.
-        age_seconds: time since it was counted, real time.
+        opened_at: when it was counted, real time, UTC.
     """
 
     spec: dict[str, object]
     spends: list[dict[str, object]]
     orders: bool
-    age_seconds: float
+    opened_at: datetime
 
 
 def read_attempt(conn: Connection, job: HeldJob) -> CountedAttempt:
     """Read the job's current attempt; there is one (`job.attempt` > 0)."""
     with conn.cursor(row_factory=class_row(CountedAttempt)) as cursor:
         row = cursor.execute(
-            "select spec, spends, orders, extract(epoch from clock_timestamp() - opened_at)::float8 as age_seconds"
-            " from job_attempt where job_id = %s and attempt = %s",
+            "select spec, spends, orders, opened_at from job_attempt where job_id = %s and attempt = %s",
             (job.claim.job_id, job.attempt),
         ).fetchone()
     assert row is not None

@@ -21,7 +21,7 @@ def register(broker: RabbitmqBroker, runner: Runner) -> None:
         runner.begin(JobId(job_id), epoch)
 
     for name in ("issue_ssl", "renew_ssl"):
-        dramatiq.actor(begin, actor_name=name, queue_name=JOBS_QUEUE, broker=broker)
+        dramatiq.actor(actor_name=name, queue_name=JOBS_QUEUE, broker=broker)(begin)
 
 
 class RunnerLifetime(dramatiq.Middleware):

@@ -1,7 +1,8 @@
 """From what went wrong to how the turn ends: the core decides, one transaction writes it."""
 
 import random
-from datetime import datetime
+from dataclasses import replace
+from datetime import datetime, timedelta
 
 from contracts.codes import Code
 from db import claims, pool
@@ -17,6 +18,8 @@ from workers.runner.flights import Flight
 from workers.runner.outcome import End, Wait
 
 log = logs.get(__name__)
+
+_HOUR = timedelta(hours=1)
 
 
 def end_with_problem(
@@ -51,6 +54,21 @@ def end_with_problem(
             "job.turn_ended", job=flight.job_id, code=str(problem.code), action=str(decision.action),
             run_at=decision.run_at and decision.run_at.isoformat(), reason=problem.message,
         )  # fmt: skip
+
+
+def end_unseen(db_pool: Pool, flight: Flight, problem: Problem) -> None:
+    """The server could not be looked at: wait, and leave an open attempt as it is (PROTOCOL 4.3).
+
+    Where the policy would end the job, it goes on waiting as long as an attempt is open (PROTOCOL 7).
+    """
+    with transaction(db_pool) as conn:
+        job = claims.hold(conn, flight.job.claim)
+        now = pool.now(conn)
+        decision = decide_retry(problem.code, history_of(job), now=now, jitter=random.random())
+        if job.attempt_open and decision.action is not RetryAction.WAIT:
+            decision = replace(decision, action=RetryAction.WAIT, run_at=now + _HOUR)
+        _write(conn, job, decision, problem, None)
+    log.info("job.unseen", job=flight.job_id, code=str(problem.code), reason=problem.message)
 
 
 def end_waiting_for_ledger(db_pool: Pool, flight: Flight, free_at: datetime, limit: str) -> None:

@@ -1,0 +1,145 @@
+"""Role runner: a job from its claim to the end of its turn (PROTOCOL 2).
+
+    begin   claim, connect, LOOK, decide; COUNT and START; hand the job to the poller        (an actor's thread)
+    poll    LOOK, decide                                                                    (the poller's threads)
+    finish  the run is over: read it, verify on disk and on the wire, OUTCOME                (the poller's threads)
+
+B.2 would have an actor finish the run. The poller's pool does it instead: the leases and the connection are in this
+process, and a message to an actor could go to another one.
+"""
+
+import threading
+from uuid import uuid4
+
+from contracts.codes import Code
+from db import claims, outcomes
+from db.claims import ClaimLostError, HeldJob, Unclaimable
+from db.pool import DatabaseError, OperationalError, Pool, transaction
+from workers import announce, logs
+from workers.core.model import JobId, Problem, Step
+from workers.edges.errors import EdgeError, StaleFenceError
+from workers.edges.short_retry import with_short_retry
+from workers.runner import ending, outcome
+from workers.runner.flights import LEASE_SECONDS, Flight, Flights, Heartbeat
+from workers.runner.poller import Poller
+from workers.runner.turn import Turns, TurnWork
+from workers.settings import Settings
+
+log = logs.get(__name__)
+
+_CRASHES_BEFORE_DEATH = 3
+
+
+class _LeftError(Exception):
+    """The job is not to be had."""
+
+    def __init__(self, why: Unclaimable) -> None:
+        super().__init__(why.value)
+        self.why = why
+
+
+class Runner:
+    """All jobs that this process holds."""
+
+    def __init__(self, pool: Pool, config: Settings) -> None:
+        self._pool = pool
+        self.flights = Flights()
+        self._heartbeat = Heartbeat(pool, self.flights)
+        self._poller = Poller(config.runner_threads)
+        self._turns = Turns(pool, config, self._poller, self._guarded)
+        self._refusing = threading.Event()
+
+    def start(self) -> None:
+        """Start heartbeat and poller."""
+        self._heartbeat.start()
+        self._poller.start()
+
+    def refuse_new(self) -> None:
+        """Claim nothing more; what is refused stays queued and the scheduler offers it again."""
+        self._refusing.set()
+
+    def stop(self) -> None:
+        """Hand every job back, so that another runner goes on at once; the certbot runs go on without us."""
+        self._refusing.set()
+        self._poller.stop()
+        for flight in self.flights.all():
+            self._hand_back(flight)
+        self._heartbeat.stop()
+
+    def begin(self, job_id: JobId, epoch: int) -> None:
+        """Claim a job and take its turn as far as it goes without waiting for certbot.
+
+        Returns at once when the job is not to be had: its holder, or the scheduler, sees to it.
+        """
+        if self._refusing.is_set():
+            return
+        try:
+            flight = Flight(with_short_retry(lambda: self._claim(job_id), OperationalError))
+        except DatabaseError as error:
+            log.warning("job.not_claimed", job=job_id, reason=str(error).strip())
+            return
+        except _LeftError as left:
+            log.info("job.left", job=job_id, epoch=epoch, reason=left.why.value)
+            return
+        self.flights.add(flight)
+        self._guarded(flight, self._turns.begin)
+
+    def _claim(self, job_id: JobId) -> HeldJob:
+        with transaction(self._pool) as conn:
+            held = claims.claim(conn, job_id, uuid4(), LEASE_SECONDS)
+            if isinstance(held, Unclaimable):
+                # A half-taken set of leases must not stay.
+                raise _LeftError(held)
+            outcomes.count_crash_risk(conn, held)
+            announce.progress(
+                conn,
+                outcome.about(held),
+                Step.CONNECTING,
+                f"Connecting to {held.server.host}.",
+                attempt=held.attempt,
+            )
+        return held
+
+    def _guarded(self, flight: Flight, work: TurnWork) -> None:
+        """Do a part of a turn; whatever goes wrong ends in an outcome, or in letting go of the job."""
+        keep = False
+        try:
+            keep = self._attempt(flight, work)
+        except (ClaimLostError, StaleFenceError) as error:
+            log.warning("job.lost", job=flight.job_id, reason=str(error))
+        except DatabaseError as error:
+            # Nothing is known to be written; the leases run out and whoever takes over looks first.
+            log.warning("job.dropped", job=flight.job_id, reason=str(error).strip())
+        except Exception:
+            log.exception("job.internal_error", job=flight.job_id)
+            self._end_as_bug(flight)
+        finally:
+            if not keep:
+                self.flights.remove(flight)
+
+    def _attempt(self, flight: Flight, work: TurnWork) -> bool:
+        if flight.lost.is_set():
+            raise ClaimLostError(flight.job_id)
+        if flight.job.crashes >= _CRASHES_BEFORE_DEATH and not flight.job.attempt_open:
+            message = f"The process that worked on it died {flight.job.crashes} times in a row."
+            ending.end_with_problem(self._pool, flight, Problem(Code.CRASHED, message))
+            return False
+        try:
+            return work(flight)
+        except EdgeError as error:
+            return self._turns.unseen(flight, error)
+
+    def _end_as_bug(self, flight: Flight) -> None:
+        problem = Problem(Code.INTERNAL, "Something went wrong that certpilot does not understand.")
+        try:
+            ending.end_with_problem(self._pool, flight, problem)
+        except (ClaimLostError, DatabaseError) as error:
+            log.warning("job.lost", job=flight.job_id, reason=str(error).strip())
+
+    def _hand_back(self, flight: Flight) -> None:
+        try:
+            with transaction(self._pool) as conn:
+                outcome.hand_back(conn, claims.hold(conn, flight.job.claim))
+        except (ClaimLostError, DatabaseError) as error:
+            log.warning("job.not_handed_back", job=flight.job_id, reason=str(error).strip())
+        self.flights.remove(flight)

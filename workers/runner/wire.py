@@ -1,0 +1,112 @@
+"""What visitors are shown: a TLS handshake with SNI for every name, straight to the server and never through a proxy."""
+
+import ipaddress
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from workers.core.certificate import CertificateUnreadableError, certificate_from_pem
+from workers.core.model import Certificate, Server
+from workers.core.observed import Handshake, HandshakeError
+from workers.edges.errors import EdgeError
+from workers.edges.server_agent import ServerAgent
+from workers.edges.tls import Target, handshake_all
+
+HTTPS_PORT = 443
+_AFTER_RELOAD_SECONDS = 6.0
+"""nginx takes its new configuration over shortly after the reload; until then old workers answer."""
+_PAUSE_SECONDS = 0.15
+# Here the worker cannot judge: it has no way there, or somebody on the way lets only others through.
+_CLOSED_TO_US = frozenset({HandshakeError.TIMEOUT, HandshakeError.HOST_UNREACHABLE, HandshakeError.NO_ROUTE})
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What the handshakes showed.
+
+    Attributes:
+        everywhere: every name is served with the certificate that is on disk.
+        wrong: names that are not.
+        found: a sentence about the first of them.
+    """
+
+    everywhere: bool
+    wrong: tuple[str, ...] = ()
+    found: str = ""
+
+
+def check_served(
+    agent: ServerAgent,
+    server: Server,
+    names: Sequence[str],
+    certificate: Certificate,
+    *,
+    ca_file: Path | None,
+    just_run: bool,
+) -> Served:
+    """Look until every name is served with this certificate, or for 6 s after a run (once otherwise).
+
+    From this machine to host:443; for names that cannot be judged from here, from the server itself.
+    """
+    deadline = time.monotonic() + (_AFTER_RELOAD_SECONDS if just_run else 0.0)
+    while True:
+        served = _look_once(agent, server, names, certificate, ca_file)
+        if served.everywhere or time.monotonic() >= deadline:
+            return served
+        time.sleep(_PAUSE_SECONDS)
+
+
+def _look_once(
+    agent: ServerAgent, server: Server, names: Sequence[str], certificate: Certificate, ca_file: Path | None
+) -> Served:
+    address = _address_of(server.host)
+    if address is None:
+        shakes: Sequence[Handshake] = [
+            Handshake(server.host, HTTPS_PORT, name, error=HandshakeError.NO_ROUTE) for name in names
+        ]
+    else:
+        shakes = handshake_all([Target(address, HTTPS_PORT, name) for name in names], ca_file=ca_file)
+    wrong: list[str] = []
+    found = ""
+    for shake in shakes:
+        shown = shake.certificate
+        if shake.error in _CLOSED_TO_US:
+            shown = _seen_by_the_server(agent, shake.server_name)
+        if shown is None or shown.serial != certificate.serial:
+            wrong.append(shake.server_name)
+            found = found or _sentence(shake, shown, server)
+    return Served(not wrong, tuple(wrong), found)
+
+
+def _seen_by_the_server(agent: ServerAgent, name: str) -> Certificate | None:
+    """The certificate that the server's own addresses show; None unless all that answer show the same."""
+    try:
+        chains = [pem for pem in agent.served(name).values() if pem]
+        shown = {certificate_from_pem(pem).serial: certificate_from_pem(pem) for pem in chains}
+    except (EdgeError, CertificateUnreadableError):
+        return None
+    return next(iter(shown.values())) if len(shown) == 1 else None
+
+
+def _address_of(host: str) -> str | None:
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        pass
+    try:
+        return str(socket.getaddrinfo(host, HTTPS_PORT, type=socket.SOCK_STREAM)[0][4][0])
+    except OSError:
+        return None
+
+
+def _sentence(shake: Handshake, shown: Certificate | None, server: Server) -> str:
+    where = f"{server.host} port {HTTPS_PORT}"
+    if shown is None:
+        why = f" ({shake.error})" if shake.error else ""
+        return f"The certificate is on the server, but {where} shows none for {shake.server_name}{why}."
+    return (
+        f"The certificate is on the server, but {where} shows {shake.server_name} another one,"
+        f" by {shown.issuer}, valid until {shown.not_after:%Y-%m-%d}."
+    )
