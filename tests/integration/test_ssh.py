@@ -288,31 +288,12 @@ def test_server_that_accepts_and_says_nothing_is_given_up(sshd: LoopbackSshd) ->
     assert time.monotonic() - before < 10
 
 
-def test_reset_while_connecting_is_tried_again(sshd: LoopbackSshd) -> None:
-    with proxy_to(sshd.port) as proxy, socket.create_server(("127.0.0.1", 0)) as front:
-
-        def serve() -> None:
-            front.accept()[0].close()
-            with front.accept()[0] as near, socket.create_connection(("127.0.0.1", proxy.port)) as far:
-                pumps = [
-                    threading.Thread(target=pump, args=pair, daemon=True)
-                    for pair in ((near, far), (far, near))
-                ]
-                for each in pumps:
-                    each.start()
-                for each in pumps:
-                    each.join()
-
-        def pump(source: socket.socket, sink: socket.socket) -> None:
-            while data := source.recv(65536):
-                sink.sendall(data)
-            sink.shutdown(socket.SHUT_WR)
-
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        with connect(sshd, sshd.server(port=front.getsockname()[1])) as connection:
+def test_hang_up_while_connecting_is_tried_again(sshd: LoopbackSshd) -> None:
+    with proxy_to(sshd.port) as proxy:
+        proxy.hang_up_on = 2
+        with connect(sshd, sshd.server(port=proxy.port)) as connection:
             assert connection.run("echo again", timeout_seconds=10).stdout == b"again\n"
-        thread.join(10)
+        assert proxy.connections == 3
 
 
 # --- commands -------------------------------------------------------------------------------------------------------
@@ -389,10 +370,18 @@ def test_command_killed_by_a_signal_has_no_status(connection: SshConnection) -> 
 
 def test_more_commands_at_once_than_sshd_has_sessions(connection: SshConnection) -> None:
     with ThreadPoolExecutor(40) as pool:
-        results = list(
-            pool.map(lambda n: connection.run(f"sleep 0.1; echo {n}", timeout_seconds=60), range(40))
-        )
-    assert [int(result.stdout) for result in results] == list(range(40))
+        results = list(pool.map(lambda n: connection.run(f"echo {n}", timeout_seconds=60), range(100)))
+    assert [int(result.stdout) for result in results] == list(range(100))
+
+
+def test_server_that_allows_no_session_says_so(tmp_path: Path) -> None:
+    with (
+        LoopbackSshd(tmp_path / "sshd", environment={}, extra="MaxSessions 0") as own,
+        connect(own) as connection,
+    ):
+        with pytest.raises(EdgeError, match="no further command") as caught:
+            connection.run("true", timeout_seconds=1)
+        assert not caught.value.sent
 
 
 def test_connection_cut_while_a_command_runs(sshd: LoopbackSshd, tmp_path: Path) -> None:

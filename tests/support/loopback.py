@@ -36,7 +36,8 @@ class LoopbackSshd:
         (folder / "authorized_keys").write_text(make_key(self.user_key) + "\n")
         self.log = folder / "sshd.log"
         self._config = folder / "sshd_config"
-        variables = " ".join(f'"{name}={value}"' for name, value in environment.items())
+        # A home without files: what this machine's root has in its shell's start-up files is no part of a test.
+        variables = " ".join(f'"{name}={value}"' for name, value in {"HOME": folder, **environment}.items())
         lines = [
             f"Port {self.port}",
             "ListenAddress 127.0.0.1",
@@ -47,7 +48,7 @@ class LoopbackSshd:
             "PasswordAuthentication no",
             "PidFile none",
             "LogLevel VERBOSE",
-            f"SetEnv {variables}" if variables else "",
+            f"SetEnv {variables}",
             extra,
         ]
         self._config.write_text("\n".join(lines) + "\n")
@@ -104,6 +105,8 @@ class Proxy:
         self._frozen = threading.Event()
         self._closed = threading.Event()
         self.connections = 0
+        self.hang_up_on = 0
+        """How many connections are closed at once, before one is forwarded."""
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
 
@@ -127,6 +130,9 @@ class Proxy:
     def _accept(self) -> None:
         near, _ = self._listener.accept()
         self.connections += 1
+        if self.connections <= self.hang_up_on:
+            near.close()
+            return
         self._pairs.append((near, socket.create_connection(("127.0.0.1", self._to_port))))
 
     def _forward(self, end: socket.socket) -> None:

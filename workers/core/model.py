@@ -116,6 +116,7 @@ class Look:
         other_run: another run of ours lives on the server.
         certbot_busy: somebody holds certbot's own lock.
         certificate_pem: `live/NAME/cert.pem`, read last; None where there is none.
+        stage: REQUESTING or INSTALLING while the run is ALIVE, by what certbot has printed so far; else None.
     """
 
     run: RunState
@@ -125,6 +126,7 @@ class Look:
     other_run: bool = False
     certbot_busy: bool = False
     certificate_pem: bytes | None = None
+    stage: Step | None = None
 
 
 class Authenticator(StrEnum):

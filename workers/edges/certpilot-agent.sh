@@ -42,7 +42,7 @@ die() { fact what "$1"; finish ERROR 1; }
 is_number() { case $1 in '' | *[!0-9]* | 0?* | ???????????????????*) return 1 ;; esac; }
 is_word() { case $1 in '' | -* | *[!A-Za-z0-9_-]*) return 1 ;; esac; [ ${#1} -le 128 ]; }
 is_host() { case $1 in *[!a-z0-9.-]* | *..* | *.-* | *-.* | [.-]* | *[.-]) return 1 ;; *.*) [ ${#1} -le 253 ] ;; *) return 1 ;; esac; }
-is_path() { case $1 in *[[:cntrl:]]* | */../* | */..) return 1 ;; /*) [ ${#1} -le 4096 ] ;; *) return 1 ;; esac; }
+is_path() { case $1 in *[[:cntrl:]]*) return 1 ;; /*) [ ${#1} -le 4096 ] ;; *) return 1 ;; esac; }
 is_url() {
   case $1 in *[!A-Za-z0-9._~:/?\&=%+,-]* | *://[/-]*) return 1 ;; http://?* | https://?*) [ ${#1} -le 2048 ] ;; *) return 1 ;; esac
 }

@@ -24,8 +24,11 @@ CONNECT_TIMEOUT_SECONDS = 10.0
 LOGIN_TIMEOUT_SECONDS = 20.0
 MAX_OUTPUT_BYTES = 16 * 1024 * 1024
 
-# sshd's MaxSessions is 10 for one connection; a session that we closed counts until sshd has seen that.
+# sshd's MaxSessions is 10 for one connection. A session that we closed counts until sshd has cleared it away, so a
+# refusal is asked again for a while.
 _SESSIONS = 8
+_REFUSED_SECONDS = 5.0
+_ASK_AGAIN_SECONDS = 0.05
 _CHUNK_BYTES = 32_768
 _TICK_SECONDS = 0.2
 _FEEDING_TICK_SECONDS = 0.01
@@ -140,7 +143,7 @@ class SshConnection:
     def _exchange(self, command: str, stdin: bytes, deadline: float, max_bytes: int) -> "_Exchange":
         sent = False
         try:
-            channel = self._transport.open_session(timeout=max(0.1, deadline - time.monotonic()))
+            channel = self._open_session(deadline)
             try:
                 sent = True
                 channel.exec_command(command.encode())
@@ -155,6 +158,16 @@ class SshConnection:
         except (paramiko.SSHException, OSError, EOFError):
             when = "while a command ran" if sent else "before a command was sent"
             raise self._lost(f"was lost {when}", sent=sent) from None
+
+    def _open_session(self, deadline: float) -> paramiko.Channel:
+        give_up = min(deadline, time.monotonic() + _REFUSED_SECONDS)
+        while True:
+            try:
+                return self._transport.open_session(timeout=max(0.1, deadline - time.monotonic()))
+            except paramiko.ChannelException:
+                if time.monotonic() > give_up:
+                    raise
+                time.sleep(_ASK_AGAIN_SECONDS)
 
     def _lost(self, what: str, *, sent: bool) -> EdgeError:
         where = f"The SSH connection to {self.server.host}:{self.server.port}"

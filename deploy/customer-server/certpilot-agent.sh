@@ -1,0 +1,1 @@
+../../workers/edges/certpilot-agent.sh
