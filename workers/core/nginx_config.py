@@ -246,7 +246,9 @@ def answering_server(
     return reached[0].default if reached else None
 
 
-def has_name(config: NginxConfig, name: str) -> bool:
-    """Whether any server block has this name, on whatever port."""
-    addresses = (listening for on_port in config.listening.values() for listening in on_port.values())
-    return any(listening.names.find(name) for listening in addresses)
+def has_name(config: NginxConfig, name: str) -> bool | None:
+    """Whether any server block has this name, on whatever port; None where only an expression unknown here might."""
+    tables = [listening.names for on_port in config.listening.values() for listening in on_port.values()]
+    if any(table.find(name) for table in tables):
+        return True
+    return None if any(table.undecided(name) for table in tables) else False

@@ -46,6 +46,10 @@ class NameTable(Generic[Owner]):
                 return owner
         return None
 
+    def undecided(self, name: str) -> bool:
+        """Whether an expression that cannot be evaluated here might take the name."""
+        return any(search(expression, name, ignore_case=True) is None for expression, _ in self.expressions)
+
 
 def name_table(names: Iterable[tuple[str, Owner]]) -> NameTable[Owner]:
     """Sort names into a table.
