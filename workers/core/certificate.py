@@ -8,6 +8,10 @@ from cryptography.x509.oid import ExtensionOID, NameOID
 
 from workers.core.model import Certificate
 
+_UNREADABLE = (
+    ValueError, TypeError, x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType,
+)  # fmt: skip
+
 
 class CertificateUnreadableError(ValueError):
     """The bytes are not an X.509 certificate that can be read."""
@@ -24,7 +28,7 @@ def certificate_from_pem(pem: bytes) -> Certificate:
     """
     try:
         found = x509.load_pem_x509_certificate(pem)
-    except (ValueError, TypeError) as error:
+    except _UNREADABLE as error:
         raise CertificateUnreadableError("not a PEM certificate") from error
     return _facts(found)
 
@@ -40,7 +44,7 @@ def certificate_from_der(der: bytes) -> Certificate:
     """
     try:
         found = x509.load_der_x509_certificate(der)
-    except (ValueError, TypeError) as error:
+    except _UNREADABLE as error:
         raise CertificateUnreadableError("not a DER certificate") from error
     return _facts(found)
 
@@ -55,7 +59,7 @@ def _facts(found: x509.Certificate) -> Certificate:
             not_before=found.not_valid_before_utc,
             not_after=found.not_valid_after_utc,
         )
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+    except _UNREADABLE as error:
         raise CertificateUnreadableError("a certificate with a field that cannot be read") from error
 
 
