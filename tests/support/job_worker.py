@@ -52,6 +52,21 @@ class ForcedPrefetch(dramatiq.Middleware):
         broker.prefetch = worker.queue_prefetch = int(os.environ["FORCED_PREFETCH"])
 
 
+class NotesStop(dramatiq.Middleware):
+    """Writes down that the worker has begun to stop and that the broker's own middleware has seen it."""
+
+    def __init__(self, log: Path) -> None:
+        self.log = log
+
+    def before_worker_shutdown(self, broker: Any, worker: Any) -> None:
+        note(self.log, "stopping", "worker")
+
+
+def note(log: Path, what: str, name: str) -> None:
+    with log.open("a") as file:
+        file.write(f"{what} {name}\n")
+
+
 def make_broker(mode: str, url: str, threads: int) -> RabbitmqBroker:
     if mode == "ours":
         broker: RabbitmqBroker = build_broker(url, threads=threads)
@@ -67,26 +82,22 @@ def add_actor(broker: RabbitmqBroker, log: Path, plan: dict[str, dict[str, Any]]
     """An actor that does what the plan says and writes down when."""
     names = {job_id(name): name for name in plan}
 
-    def note(what: str, name: str) -> None:
-        with log.open("a") as file:
-            file.write(f"{what} {name}\n")
-
     def issue_ssl(job_id: str, epoch: int) -> None:
         name = names[job_id]
         does = plan[name]
-        note("delivered", name)
+        note(log, "delivered", name)
         if does.get("claims"):
             try:  # stands for the claim of the job's row: the first delivery has it, every copy leaves
                 os.close(os.open(f"{log}.{name}.{epoch}", os.O_CREAT | os.O_EXCL))
             except FileExistsError:
                 return
-        note("start", name)
+        note(log, "start", name)
         if does.get("kill"):
             os.kill(os.getpid(), signal.SIGKILL)
         threading.Event().wait(does.get("seconds", 0))
         if does.get("fail"):
             raise RuntimeError(f"{name} fails")
-        note("end", name)
+        note(log, "end", name)
 
     dramatiq.actor(issue_ssl, queue_name=JOBS_QUEUE, broker=broker)
 
@@ -103,6 +114,7 @@ def main() -> None:
     options = json.loads(os.environ["JOB_WORKER"])
     broker = make_broker(options["mode"], options["url"], options["threads"])
     add_actor(broker, Path(options["log"]), options["plan"])
+    broker.add_middleware(NotesStop(Path(options["log"])))
     worker = dramatiq.Worker(broker, worker_threads=options["threads"], worker_timeout=200)
     worker.start()
     stop = threading.Event()
