@@ -148,15 +148,20 @@ def split_server(raw: str) -> tuple[str, str, Any]:
         refuses it in the service's own words.
     """
     username, at, address = raw.rpartition("@")
+    host, port = _split_address(address)
+    return (username if at else "root"), host, 22 if port is None else _port(port)
+
+
+def _split_address(address: str) -> tuple[str, str | None]:
     if address.startswith("["):
         host, _, rest = address[1:].partition("]")
-        port = rest.removeprefix(":") if rest else None
-    elif address.count(":") > 1:
-        host, port = address, None
-    else:
-        host, colon, after = address.partition(":")
-        port = after if colon else None
-    return (username if at else "root"), host, 22 if port is None else _port(port)
+        if not rest:
+            return host, None
+        return (host, rest[1:]) if rest.startswith(":") else (address, None)
+    if address.count(":") > 1:
+        return address, None
+    host, colon, port = address.partition(":")
+    return host, port if colon else None
 
 
 def _port(raw: str) -> Any:
