@@ -181,22 +181,6 @@ create function activity_wake() returns trigger language plpgsql as
 $$ begin notify certpilot_activity; return null; end $$;
 create trigger activity_wake after insert on activity for each statement execute function activity_wake();
 
--- One GCRA bucket per limit and key: tat is the theoretical arrival time of the next request.
-create table limit_bucket (
-    limit_name text not null,
-    key text not null,
-    tat timestamptz not null,
-    primary key (limit_name, key)
-);
-
--- Which exact name sets were issued when: an order for a set issued within 120 days is a renewal for the CA.
-create table issued_set (
-    directory_url text not null,
-    set_hash text not null,
-    issued_at timestamptz not null,
-    primary key (directory_url, set_hash)
-);
-
 create table pause (
     scope text primary key,  -- '*' or a server's host
     paused_by text not null,
