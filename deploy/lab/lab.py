@@ -1,9 +1,11 @@
 """The whole lab in one object: `with Lab(servers=2) as lab: …`."""
 
 import contextlib
+import io
 import os
 import signal
 import sys
+import tarfile
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -21,6 +23,8 @@ from deploy.lab.postgres import PostgresServer
 from deploy.lab.rabbitmq import RabbitNode
 from deploy.lab.run_directory import RunDirectory
 from deploy.lab.server import CustomerServer
+
+CUSTOMER_SERVER = Path(__file__).parents[1] / "customer-server"
 
 
 class Lab:
@@ -108,6 +112,20 @@ class Lab:
                 known.write(server.known_hosts_line())
         self._timed(name, server.start)
         return server
+
+    def install_agent(self, server: CustomerServer, user: str = "certpilot") -> None:
+        """Make the user that may run nothing but our script, by the same folder that a customer installs.
+
+        Raises:
+            LabError: the installation failed; the message holds what it printed.
+        """
+        folder = io.BytesIO()
+        with tarfile.open(fileobj=folder, mode="w", dereference=True) as tar:
+            tar.add(CUSTOMER_SERVER, arcname="customer-server")
+        server.run(["tar", "-x", "--no-same-owner", "-C", "/root"], stdin=folder.getvalue())
+        server.write("/root/customer-server/worker.pub", f"{self.worker_key.public}\n")
+        install = "/root/customer-server/install.sh"
+        server.run(["sh", install, "--no-packages", "--user", user, "/root/customer-server/worker.pub"])
 
     def point(self, *names: str, to: CustomerServer | None = None) -> None:
         """Let names resolve to a server (the first where None), by IPv4 and, where there is any, by IPv6."""

@@ -127,6 +127,21 @@ def test_other_keys_and_passwords_are_refused(lab: Lab, tmp_path: Path) -> None:
     assert "Permission denied (publickey)" in done.stderr
 
 
+def test_user_of_the_agent_can_run_the_agent_and_nothing_else(lab: Lab) -> None:
+    lab.install_agent(lab.server)
+    shell, agent = (
+        subprocess.run(
+            lab.ssh_command(lab.server, command, user="certpilot"),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        for command in ("id", "version")
+    )
+    assert "uid=" not in shell.stdout
+    assert agent.stdout.splitlines()[-1:] == ["result=OK"], agent.stderr
+
+
 def test_the_servers_own_name_resolves_at_once(lab: Lab) -> None:
     script = "import socket, time; a = time.monotonic(); socket.getfqdn(); print(time.monotonic() - a)"
     assert float(lab.server.run(["/usr/bin/python3", "-c", script]).stdout) < 1
