@@ -1,0 +1,126 @@
+"""Everything that anybody in a text says, as hits: all tables and all readings by structure, noise taken out."""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import chain
+
+from workers.core.reading import ca, console, console_end, nginx, python, shell, state
+from workers.core.reading.ca_hits import ca_hits, ordered_names
+from workers.core.reading.errnos import errno_hits
+from workers.core.reading.lines import Document
+from workers.core.reading.names import ordered_names_needed, stated_time
+from workers.core.reading.nginx import nginx_hits
+from workers.core.reading.segments import Mark, Segments, segment, within
+from workers.core.reading.state import state_hits, state_marks
+from workers.core.reading.tables import table_hits
+from workers.core.reading.values import Hit, Stage, Table, Weight
+
+TABLES: tuple[Table, ...] = (
+    ca.SAYINGS,
+    ca.TITLES,
+    console.CERTBOT,
+    console_end.CERTBOT_END,
+    shell.SSH,
+    shell.SUDO,
+    shell.SHELL,
+    shell.KERNEL,
+    shell.STORAGE,
+    python.NETWORK,
+    python.CRASHES,
+    nginx.AROUND,
+    state.SERVED,
+)
+"""Every table of phrases."""
+
+_EXCEPTION_LINE = re.compile(
+    r"(?:[a-z_]\w{0,40}\.){0,6}([a-z_]\w{2,60}(?:error|conflict|notfound|exception))(?::|$)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """What a text says.
+
+    Attributes:
+        segments: its parts.
+        hits: what was said, in the order of the text.
+        marks: signs of success, in the order of the text.
+    """
+
+    segments: Segments
+    hits: tuple[Hit, ...]
+    marks: tuple[tuple[int, Mark], ...]
+
+
+def gather(document: Document) -> Gathered:
+    """Collect the hits of a document."""
+    segments = segment(document)
+    problems = ca_hits(document)
+    spoken = chain.from_iterable(table_hits(document, table) for table in TABLES)
+    structured: Iterable[Hit] = chain(
+        errno_hits(document, segments), nginx_hits(document, segments), state_hits(document)
+    )
+    hits = list(problems.hits)
+    hits += [
+        kept
+        for hit in chain(spoken, structured)
+        if not _inside(problems.spans, hit.start) and (kept := _heard(document, segments, hit)) is not None
+    ]
+    hits += _crashes(document, segments, hits)
+    marks = sorted([*segments.marks, *state_marks(document)])
+    return Gathered(segments, tuple(sorted(hits, key=lambda hit: hit.start)), tuple(marks))
+
+
+def _inside(spans: tuple[tuple[int, int], ...], offset: int) -> bool:
+    return any(begin <= offset < end for begin, end in spans)
+
+
+def _heard(document: Document, segments: Segments, hit: Hit) -> Hit | None:
+    """Weigh a hit by where it stands; None where it is no evidence at all."""
+    if within(segments.muted, hit.start):
+        return None
+    if hit.speaker == ca.SAYINGS.speaker:
+        record = document.record_at(hit.start)
+        if record and record.level in {"DEBUG", "INFO"} and segments.trace_at(hit.start) is None:
+            return None  # requests and answers in the log: what is wrong stands in problem documents, read as such
+        return _with_context(document, hit)
+    if within(segments.hooks, hit.start) and hit.the_stage is not Stage.HOOK:
+        return replace(hit, weight=Weight.BACKGROUND, stage=Stage.HOOK)
+    if within(segments.quiet, hit.start):
+        return replace(hit, weight=Weight.BACKGROUND)
+    return hit
+
+
+def _with_context(document: Document, hit: Hit) -> Hit:
+    after = document.squeezed[hit.start : hit.end + 700]
+    names = hit.names
+    if not names and ordered_names_needed(after):
+        names = ordered_names(document, hit.start)
+    stage = (
+        Stage.FINALIZE if "finalizingorder" in document.squeezed[max(0, hit.start - 60) : hit.start] else None
+    )
+    return replace(hit, names=names, retry_at=stated_time(after), stage=stage)
+
+
+def _crashes(document: Document, segments: Segments, hits: list[Hit]) -> Iterator[Hit]:
+    """Exceptions that only a program's own fault raises, where no row says better what they are."""
+    known = [hit.start for hit in hits if hit.the_weight >= Weight.CRASH]
+    for trace in segments.traces:
+        own_fault = trace.kind in python.PROGRAM_FAULTS and not trace.recovering
+        if own_fault and not within(segments.quiet, trace.start):
+            yield from _unless_known(known, Hit(python.CRASHED, trace.message, trace.end, speaker="Python"))
+    for index, line in enumerate(document.lines):
+        if "an unexpected error occurred" not in line.text:
+            continue
+        for following in document.lines[index : index + 2]:
+            text = following.text.rsplit("occurred:", 1)[-1].strip().rsplit(":error:", 1)[-1]
+            text = re.sub(r"^[\w.]{1,80}:(?=\w)", "", text) if text.startswith("certbot") else text
+            found = _EXCEPTION_LINE.match(text)
+            if found and found[1] in python.PROGRAM_FAULTS:
+                yield Hit(python.CRASHED, following.start, following.start + 1, speaker="Python")
+
+
+def _unless_known(known: list[int], hit: Hit) -> Iterator[Hit]:
+    if not any(hit.start <= start < hit.end for start in known):
+        yield hit
