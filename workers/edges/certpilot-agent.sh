@@ -27,7 +27,7 @@ NL='
 [ -z "${SUDO_COMMAND:-}${SUDO_USER:-}${SSH_ORIGINAL_COMMAND:-}" ] || unset CERTPILOT_HOME CERTPILOT_LETSENCRYPT CERTPILOT_LOGS
 [ -n "${CERTPILOT_HOME:-}" ] || PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/snap/bin
 export PATH
-unset TMPDIR # certbot's early log has to lie where debug_log looks for it
+unset TMPDIR # certbot's early log is looked for in /tmp
 H=${CERTPILOT_HOME:-/var/lib/certpilot} LE=${CERTPILOT_LETSENCRYPT:-/etc/letsencrypt} LOGS=${CERTPILOT_LOGS:-/var/log/certpilot}
 KEEP_BYTES=262144    # of each output: a database row takes it, and the reason stands at the end
 CONFIG_BYTES=4194304 # of nginx -T: the panels of hosting firms with thousands of vhosts go beyond
@@ -63,8 +63,7 @@ status() { # the lock first, then the files: a run that ends in between is seen 
   elif [ ! -d "$d" ]; then say run=ABSENT
   elif [ -e "$d/void" ]; then say run=VOID
   elif [ -s "$d/exit" ]; then
-    say run=ENDED
-    fact exit "$(cat "$d/exit")"
+    say run=ENDED "exit=$(cat "$d/exit")"
   else
     say run=DEAD
     [ -e "$d/begun" ] || say begun=no # certbot was never started, so nothing was ordered
@@ -88,8 +87,7 @@ look() {
 start() {
   action='' server='' email='' name='' auth='' redirect='' force=no account='' keytype='' profile='' root='' roots=0 names=0 left=$#
   while [ "$left" -gt 0 ]; do
-    word=$1 value=${1#*=} left=$((left - 1))
-    shift
+    word=$1 value=${1#*=} left=$((left - 1)); shift
     case $word in
       action=run | action=certonly | action=install | action=dryrun) action=$value ;;
       auth=webroot | auth=nginx) auth=$value ;;
@@ -222,8 +220,7 @@ here() { [ "$(readlink /proc/self/cwd)" = "$1" ]; }
 place() (
   umask 022 # nginx reads it
   cd -P "$1" 2>/dev/null || { say webroot=missing; exit; }
-  at=$(readlink /proc/self/cwd)
-  at=${at%/}
+  at=$(readlink /proc/self/cwd); at=${at%/} # the root itself may be reached by links: the web server follows them too
   for part in .well-known acme-challenge; do
     if mkdir "./$part" 2>/dev/null; then say "d $at/$part" >>"$record"; fi
     at=$at/$part
@@ -252,8 +249,7 @@ remove() {
 sweep() { # one claim at a time drives a server: probes of older ones were left by workers that died
   set +f
   for f in "$H"/probes/*; do
-    n=${f##*/}
-    n=${n%%.*}
+    n=${f##*/}; n=${n%%.*}
     if is_number "$n" && [ "$n" -lt "$fence" ]; then remove "$f"; fi
   done
   set -f
@@ -261,10 +257,8 @@ sweep() { # one claim at a time drives a server: probes of older ones were left 
 
 probe() {
   for word; do case $word in webroot=*) is_path "${word#*=}" || usage webroot ;; *) usage 'a word of probe' ;; esac; done
-  sweep
-  : >>"$record" && sync "$record" || die 'the probe could not be noted'
-  n=0
-  for word; do place "${word#*=}" "$((n += 1))"; done
+  sweep; : >>"$record" && sync "$record" || die 'the probe could not be noted'
+  n=0; for word; do place "${word#*=}" "$((n += 1))"; done
   finish OK
 }
 
@@ -283,14 +277,11 @@ certbot_facts() {
     /usr/bin/certbot) version=$(dpkg-query -W -f '${Version}' certbot | sed 's/^[0-9]*://; s/[-+~].*//') ;;
   esac
   [ -n "$version" ] || version=$(timeout 10 certbot --version 2>&1 | sed -n 's/^certbot //p')
-  fact certbot_path "$path"
-  fact certbot_version "$version"
-  python=${python%/bin/python*}
-  set +f
+  say "certbot_path=$path" "certbot_version=${version%%"$NL"*}"
+  python=${python%/bin/python*}; set +f
   for f in "$python"/lib/python3*/*-packages/certbot_nginx "$python"/local/lib/python3*/*-packages/certbot_nginx; do
     case $f in */bin/*) say unknown ;; *) [ ! -d "$f" ] || say nginx ;; esac # a wrapper in another language hides its Python
-  done | sort -u | section certbot_plugins
-  set -f
+  done | sort -u | section certbot_plugins; set -f
 }
 
 nginx_facts() {
@@ -316,24 +307,18 @@ listener() { # who listens on the port: names of programs, "none", or "unknown" 
 
 own_addresses() { hostname -I 2>/dev/null || ip -o addr show scope global | awk '{ sub("/.*", "", $4); printf "%s ", $4 }'; }
 
-timers() {
-  set +f
+timers() { set +f
   [ ! -d /run/systemd/system ] || systemctl show certbot.timer certbot-renew.timer snap.certbot.renew.timer certbot.service \
     -p Id,LoadState,UnitFileState,ActiveState,NextElapseUSecRealtime,LastTriggerUSec,Result,ExecMainStatus
-  grep -s '^[^#].*certbot' /etc/crontab /etc/cron.d/* /etc/cron.daily/* /var/spool/cron/crontabs/root
-  set -f
+  grep -s '^[^#].*certbot' /etc/crontab /etc/cron.d/* /etc/cron.daily/* /var/spool/cron/crontabs/root; set -f
 }
 
 inspect() {
   for name; do is_host "$name" || usage name; done
-  tmp=$(mktemp -d "$H/inspect.XXXXXX") || die 'no room for temporary files'
-  trap 'rm -rf "$tmp"' EXIT
-  trap 'exit 1' HUP INT PIPE TERM
-  exec 2>"$tmp/errors"
+  tmp=$(mktemp -d "$H/inspect.XXXXXX") && exec 2>"$tmp/errors" || die 'no room for temporary files'
+  trap 'rm -rf "$tmp"' EXIT; trap 'exit 1' HUP INT PIPE TERM
   fact os "$(sed -n 's/^PRETTY_NAME=//p' /etc/os-release | tr -d '"')"
-  fact user_id "$(id -u)"
-  fact boot_id "$(cat /proc/sys/kernel/random/boot_id)"
-  fact epoch_ms "$(date +%s%3N)"
+  say "user_id=$(id -u)" "boot_id=$(cat /proc/sys/kernel/random/boot_id)" "epoch_ms=$(date +%s%3N)"
   [ -d /run/systemd/system ] && fact systemd yes || fact systemd no
   certbot_busy && fact certbot_busy yes || fact certbot_busy no
   [ -d "$LE" ] && f=$LE || f=/etc
@@ -341,9 +326,7 @@ inspect() {
     df "-P${n%%:*}" "$f" /var/lib /var/log | awk -v "k=${n#*:}" 'BEGIN { split("etc var log", n) } NR > 1 { print k n[NR - 1] "=" $4 }'
   done
   awk '/^MemAvailable:/ { print "memory_available_kb=" $2 }' /proc/meminfo
-  fact port80_listener "$(listener 80)"
-  fact port443_listener "$(listener 443)"
-  fact addresses "$(own_addresses)"
+  say "port80_listener=$(listener 80)" "port443_listener=$(listener 443)"; fact addresses "$(own_addresses)"
   certbot_facts
   nginx_facts
   find "$LE/accounts" -name regr.json 2>/dev/null | while read -r f; do # lines: CA/ID URI
@@ -374,14 +357,12 @@ if [ $# -eq 0 ] && [ -n "${SSH_ORIGINAL_COMMAND:-}" ]; then
   case $SSH_ORIGINAL_COMMAND in *[[:cntrl:]]*) usage 'a control character' ;; esac
   words=$(printf '%s' "$SSH_ORIGINAL_COMMAND" | xargs printf '%s\n' 2>/dev/null) || usage quotes
   IFS=$NL
-  # shellcheck disable=SC2086 # the words are split here, at line breaks only
-  set -- $words
-  unset IFS
+  # shellcheck disable=SC2086 # split here, at line breaks only
+  set -- $words; unset IFS
   while [ $# -gt 0 ]; do case $1 in sudo | -n | */certpilot-agent) shift ;; *) break ;; esac; done
 fi
 [ $# -gt 0 ] || usage verb
-verb=$1
-shift
+verb=$1; shift
 mkdir -p "$H/jobs" "$H/probes" && [ -O "$H" ] && [ ! -L "$H" ] || die 'the home directory is not ours'
 case $verb in
   version) finish OK ;;
@@ -389,8 +370,7 @@ case $verb in
   look | start | void | stop | collect | clean | probe | unprobe) [ $# -ge 3 ] || usage arguments ;;
   *) usage verb ;;
 esac
-fence=$1 job=$2 attempt=$3 token=$3
-shift 3
+fence=$1 job=$2 attempt=$3 token=$3; shift 3
 is_number "$fence" && is_word "$job" || usage 'fence or job'
 case $verb in
   probe | unprobe) is_word "$token" && [ ${#token} -ge 16 ] ;;
