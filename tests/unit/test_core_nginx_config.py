@@ -117,6 +117,16 @@ def test_the_files_of_a_dump_are_put_together_as_nginx_includes_them() -> None:
     )
 
 
+def test_a_pattern_takes_no_hidden_file_and_crosses_no_folder() -> None:
+    read = parse_nginx_config(
+        "# configuration file /n/nginx.conf:\nhttp { include s/*; include s/.hidden; }\n"
+        "# configuration file /n/s/.hidden:\nserver { server_name hidden; }\n"
+        "# configuration file /n/s/deep/er:\nserver { server_name deeper; }\n"
+        "# configuration file /n/s/a:\nserver { server_name a; }\n"
+    )
+    assert [s.server_names for s in read.servers] == [("a",), ("hidden",)]
+
+
 def test_the_same_file_included_by_many_counts_for_each() -> None:
     files = "".join(f"server {{ server_name s{n}; include snip; }}" for n in range(3))
     read = parse_nginx_config(
@@ -200,6 +210,12 @@ def test_of_the_same_name_twice_the_first_counts() -> None:
 def test_a_name_behind_its_dotted_form_is_ignored_as_nginx_does() -> None:
     twice = config("server_name .a.example; root /dotted;", "server_name a.example; root /plain;")
     assert matched(match_server(twice, "a.example", 80, ssl=False)) == "/dotted"
+
+
+def test_a_dotted_name_behind_its_plain_form_is_ignored_as_a_whole() -> None:
+    twice = config("server_name a.example; root /plain;", "server_name .a.example; root /dotted;")
+    assert matched(match_server(twice, "a.example", 80, ssl=False)) == "/plain"
+    assert match_server(twice, "www.a.example", 80, ssl=False) is None
 
 
 def test_port_and_tls_have_to_fit() -> None:

@@ -9,9 +9,10 @@ from workers.core.preflight_model import CheckResult, Observations, Verdict
 from workers.core.preflight_server import failed, listed, passed, unsure
 from workers.core.reach import Reach, judge_addresses
 
+_CREATE = "Create an A record that points to {server}, or leave the name out of the request"
 _NO_ADDRESS = {
-    DnsStatus.NXDOMAIN: ("does not exist in DNS", "Create an A record that points to {server}"),
-    DnsStatus.NODATA: ("has neither an A nor an AAAA record", "Create an A record that points to {server}"),
+    DnsStatus.NXDOMAIN: ("does not exist in DNS", _CREATE),
+    DnsStatus.NODATA: ("has neither an A nor an AAAA record", _CREATE),
     DnsStatus.SERVFAIL: (
         "cannot be looked up: its nameservers fail",
         "See that the domain's nameservers answer and that DNSSEC is in order",

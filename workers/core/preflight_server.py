@@ -21,7 +21,7 @@ DOUBTFUL_SKEW_SECONDS = 10
 CONFIG_LIMIT_BYTES = 4 * 1024 * 1024
 """The server's script cuts the configuration here (workers/edges/certpilot-agent.sh, CONFIG_BYTES)."""
 
-_VERSION = re.compile(r"(\d+)\.(\d+)")
+_VERSION = re.compile(r"(\d{1,9})\.(\d{1,9})[\w.]*")
 _PLACES = {"etc": "/etc/letsencrypt", "var": "/var/lib", "log": "/var/log"}
 _TIMED_OUT = 124
 """Exit code of timeout(1) around `nginx -T`."""
@@ -81,10 +81,10 @@ def check_certbot(o: Observations) -> CheckResult:
     numbers = _VERSION.search(version)
     if numbers is None:
         return unsure("certbot", f"{path} did not say its version.")
-    if (int(numbers[1][:9]), int(numbers[2][:9])) < MIN_CERTBOT:
-        message = f"certbot {version} at {path} is too old. Upgrade it to the version of a supported distribution (1.7 or later)."
+    if (int(numbers[1]), int(numbers[2])) < MIN_CERTBOT:
+        message = f"certbot {numbers[0]} at {path} is too old. Upgrade it to the version of a supported distribution (1.7 or later)."
         return failed("certbot", Code.CERTBOT_OUTDATED, message)
-    return passed("certbot", f"certbot {version} at {path}.")
+    return passed("certbot", f"certbot {numbers[0]} at {path}.")
 
 
 def check_certbot_plugin(o: Observations) -> CheckResult:
