@@ -50,8 +50,8 @@ def vhost(inner: str) -> str:
         (vhost("return 301 https://elsewhere.example$request_uri;"), None, RootReason.REDIRECTED_AWAY),
         (vhost("return 301 https://a.example:8443$request_uri;"), None, RootReason.REDIRECTED_AWAY),
         (vhost("return 301 https://$host$request_uri;"), None, RootReason.NO_HTTPS_SERVER),
-        ("server { server_name *.b.example; if ($host = a.example) { return 301 https://$server_name$request_uri; } }"
-         "server { listen 443 ssl; server_name *.b.example; root /srv; }", None, RootReason.REDIRECTED_AWAY),
+        (("server { server_name *.b.example; if ($host = a.example) { return 301 https://$server_name$request_uri; } }"
+         "server { listen 443 ssl; server_name *.b.example; root /srv; }"), None, RootReason.REDIRECTED_AWAY),
         (vhost("return 301 https://$host$request_uri;") + HTTPS, "/srv/a", RootReason.FOUND),
         (vhost("return 301 https://$host/blog$request_uri;") + HTTPS, "/srv/a/blog", RootReason.FOUND),
         (vhost("return 301 https://$host;") + HTTPS, None, RootReason.REWRITTEN),
