@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from psycopg.rows import class_row
+from psycopg.rows import class_row, dict_row
 
 from db.pauses import EVERYTHING
 from db.pool import Connection
-from workers.core.model import JobId
+from db.sites import server_of
+from workers.core.model import JobId, Server
 
 _UUID_DIGITS = 32
 
@@ -100,6 +101,17 @@ def is_server_known(conn: Connection, host: str) -> bool:
     """Whether any site is on this server."""
     row = conn.execute("select exists (select from site where server_host = %s)", (host,)).fetchone()
     return bool(row and row[0])
+
+
+def server_at(conn: Connection, host: str) -> Server | None:
+    """How the newest command for any site on this host reaches it; None where no site is on it."""
+    with conn.cursor(row_factory=dict_row) as cursor:
+        row = cursor.execute(
+            "select server_host, server_port, server_username, server_host_key, server_public_addresses from site"
+            " where server_host = %s order by updated_at desc limit 1",
+            (host,),
+        ).fetchone()
+    return None if row is None else server_of(row)
 
 
 @dataclass(frozen=True, slots=True)

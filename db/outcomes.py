@@ -15,18 +15,19 @@ from contracts.codes import Code
 from db import claims
 from db.claims import ClaimLostError, HeldJob
 from db.pool import Connection
+from workers.core.ca_costs import OrderFate
 from workers.core.model import JobState
 
 
 @dataclass(frozen=True, slots=True)
 class ClosedAttempt:
-    """How the open attempt ended; `order_spent` False gives its reservation back (PROTOCOL 2)."""
+    """How the open attempt ended, and what became of its order as far as the CA's limits go (PROTOCOL 2)."""
 
     result: str
     code: Code | None = None
     exit_code: int | None = None
     evidence: str | None = None
-    order_spent: bool = True
+    fate: OrderFate = OrderFate.UNKNOWN
 
 
 def count_attempt(
@@ -108,9 +109,33 @@ def _close_attempt(conn: Connection, job: HeldJob, closed: ClosedAttempt) -> Non
         " orders = orders and %s where job_id = %s and attempt = %s and closed_at is null",
         (
             closed.result, closed.code, closed.exit_code, closed.evidence,
-            closed.order_spent, job.claim.job_id, job.attempt,
+            closed.fate is not OrderFate.NOT_MADE, job.claim.job_id, job.attempt,
         ),
     )  # fmt: skip
+
+
+def close_and_go_on(conn: Connection, job: HeldJob, closed: ClosedAttempt) -> None:
+    """Close the open attempt; the job stays with its holder, who counts the next one.
+
+    Raises:
+        ClaimLostError: the job is no longer ours, or no attempt is open.
+    """
+    _close_attempt(conn, job, closed)
+    done = conn.execute(
+        "update job set attempt_open = false, crashes = 0, updated_at = certpilot_now()"
+        " where id = %s and state = 'running' and fence = %s and attempt = %s and attempt_open",
+        (job.claim.job_id, job.claim.fence, job.attempt),
+    )
+    _check(done.rowcount, job)
+
+
+def closed_codes(conn: Connection, job: HeldJob) -> list[Code | None]:
+    """How the job's closed attempts ended, the oldest first; None: without an error."""
+    rows = conn.execute(
+        "select error_code from job_attempt where job_id = %s and closed_at is not null order by attempt",
+        (job.claim.job_id,),
+    ).fetchall()
+    return [Code(row[0]) if row[0] else None for row in rows]
 
 
 def finish(
@@ -154,6 +179,7 @@ def wait(
     because: str,
     fails: int,
     failing_since: datetime | None,
+    waits_for_limit: str | None = None,
     closed: ClosedAttempt | None = None,
 ) -> None:
     """OUTCOME, not final: the job waits until `run_at` (which is what a person sees as retryAt); its leases are free.
@@ -166,9 +192,10 @@ def wait(
     done = conn.execute(
         "update job set state = 'waiting', attempt_open = attempt_open and not %s, crashes = 0, error_code = %s,"
         " error_message = %s, because = %s, run_at = %s, retry_at = %s, fails = %s, failing_since = %s,"
-        " updated_at = certpilot_now() where id = %s and state = 'running' and fence = %s and attempt = %s",
+        " waits_for_limit = %s, updated_at = certpilot_now()"
+        " where id = %s and state = 'running' and fence = %s and attempt = %s",
         (
-            closed is not None, code, message, because, run_at, run_at, fails, failing_since,
+            closed is not None, code, message, because, run_at, run_at, fails, failing_since, waits_for_limit,
             job.claim.job_id, job.claim.fence, job.attempt,
         ),
     )  # fmt: skip

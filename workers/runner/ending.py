@@ -1,123 +1,145 @@
-"""From what went wrong to how the turn ends: the core decides, one transaction writes it."""
+"""From what happened to how the turn ends: the core decides, one transaction writes it, ledger included."""
 
 import random
+from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
+from typing import TypeVar
 
 from contracts.codes import Code
 from db import claims, pool
 from db.claims import HeldJob
+from db.limits import Refused
 from db.outcomes import ClosedAttempt
 from db.pool import Connection, OperationalError, Pool, transaction
 from workers import logs
+from workers.core.ca_costs import Spend
 from workers.core.model import Certificate, JobState, Problem
 from workers.core.retry import History, RetryAction, RetryDecision, decide_retry, wait_for_ledger
 from workers.edges.short_retry import with_short_retry
 from workers.runner import outcome
 from workers.runner.flights import Flight
+from workers.runner.ledger import Ledger, bucket_name
 from workers.runner.outcome import End, Wait
 
 log = logs.get(__name__)
 
+T = TypeVar("T")
+
 _HOUR = timedelta(hours=1)
 
 
-def end_with_problem(
-    db_pool: Pool, flight: Flight, problem: Problem, closed: ClosedAttempt | None = None
-) -> None:
-    """Wait, fail or die, as the code's policy wants.
+class Endings:
+    """The ways in which a turn ends.
 
-    Raises:
+    Every method raises
         ClaimLostError: the job is no longer ours; nothing was written.
         OperationalError: the database is away; the leases run out and the job is taken over.
     """
 
-    def write() -> RetryDecision | None:
-        with transaction(db_pool) as conn:
-            job = claims.hold(conn, flight.job.claim)
+    def __init__(self, db_pool: Pool, ledger: Ledger) -> None:
+        self._pool = db_pool
+        self._ledger = ledger
+
+    def problem(self, flight: Flight, problem: Problem, closed: ClosedAttempt | None = None) -> None:
+        """Wait, fail or die, as the code's policy wants."""
+
+        def write(conn: Connection, job: HeldJob) -> RetryDecision | None:
+            self._settle(conn, job, closed, problem)
             if _end_as_wished(conn, job, closed):
                 return None
-            now = pool.now(conn)
             decision = decide_retry(
                 problem.code,
                 history_of(job),
-                now=now,
+                now=pool.now(conn),
                 jitter=random.random(),
                 ca_retry_at=problem.retry_at,
             )
             _write(conn, job, decision, problem, closed)
-        return decision
+            return decision
 
-    decision = with_short_retry(write, OperationalError)
-    if decision is not None:
+        decision = self._in_transaction(flight, write)
+        if decision is not None:
+            log.info(
+                "job.turn_ended", job=flight.job_id, code=str(problem.code), action=str(decision.action),
+                run_at=decision.run_at and decision.run_at.isoformat(), reason=problem.message,
+            )  # fmt: skip
+
+    def unseen(self, flight: Flight, problem: Problem) -> None:
+        """The server could not be looked at: wait, and leave an open attempt as it is (PROTOCOL 4.3).
+
+        Where the policy would end the job, it goes on waiting as long as an attempt is open (PROTOCOL 7).
+        """
+
+        def write(conn: Connection, job: HeldJob) -> None:
+            now = pool.now(conn)
+            decision = decide_retry(problem.code, history_of(job), now=now, jitter=random.random())
+            if job.attempt_open and decision.action is not RetryAction.WAIT:
+                decision = replace(decision, action=RetryAction.WAIT, run_at=now + _HOUR)
+            _write(conn, job, decision, problem, None)
+
+        self._in_transaction(flight, write)
+        log.info("job.unseen", job=flight.job_id, code=str(problem.code), reason=problem.message)
+
+    def limited(self, flight: Flight, refused: Refused, spends: tuple[Spend, ...]) -> None:
+        """Our ledger does not allow the order yet: wait for this job's turn; nothing was sent and nothing failed."""
+
+        def write(conn: Connection, job: HeldJob) -> None:
+            turn_at = self._ledger.turn_at(conn, refused, spends)
+            decision = wait_for_ledger(
+                history_of(job), free_at=turn_at, now=pool.now(conn), jitter=random.random()
+            )
+            words = refused.limit_name.replace("_", " ")
+            problem = Problem(
+                Code.TOO_MANY_REQUESTS, f"The certificate authority's limit of {words} is used up."
+            )
+            _write(conn, job, decision, problem, None, waits_for_limit=bucket_name(refused))
+
+        self._in_transaction(flight, write)
         log.info(
-            "job.turn_ended", job=flight.job_id, code=str(problem.code), action=str(decision.action),
-            run_at=decision.run_at and decision.run_at.isoformat(), reason=problem.message,
-        )  # fmt: skip
-
-
-def end_unseen(db_pool: Pool, flight: Flight, problem: Problem) -> None:
-    """The server could not be looked at: wait, and leave an open attempt as it is (PROTOCOL 4.3).
-
-    Where the policy would end the job, it goes on waiting as long as an attempt is open (PROTOCOL 7).
-    """
-    with transaction(db_pool) as conn:
-        job = claims.hold(conn, flight.job.claim)
-        now = pool.now(conn)
-        decision = decide_retry(problem.code, history_of(job), now=now, jitter=random.random())
-        if job.attempt_open and decision.action is not RetryAction.WAIT:
-            decision = replace(decision, action=RetryAction.WAIT, run_at=now + _HOUR)
-        _write(conn, job, decision, problem, None)
-    log.info("job.unseen", job=flight.job_id, code=str(problem.code), reason=problem.message)
-
-
-def end_waiting_for_ledger(db_pool: Pool, flight: Flight, free_at: datetime, limit: str) -> None:
-    """Wait until our own ledger of the CA's limits allows the order; nothing was sent and nothing failed."""
-    with transaction(db_pool) as conn:
-        job = claims.hold(conn, flight.job.claim)
-        decision = wait_for_ledger(
-            history_of(job),
-            free_at=free_at,
-            now=pool.now(conn),
-            jitter=random.random(),
+            "job.limited", job=flight.job_id, limit=refused.limit_name, free_at=refused.free_at.isoformat()
         )
-        problem = Problem(Code.TOO_MANY_REQUESTS, f"The certificate authority's limit {limit} is used up.")
-        _write(conn, job, decision, problem, None)
 
+    def well(
+        self, flight: Flight, certificate: Certificate, because: str, closed: ClosedAttempt | None
+    ) -> None:
+        """The certificate is on disk and on the wire."""
 
-def end_well(
-    db_pool: Pool, flight: Flight, certificate: Certificate, because: str, closed: ClosedAttempt | None = None
-) -> None:
-    """The certificate is on disk and on the wire.
+        def write(conn: Connection, job: HeldJob) -> None:
+            self._settle(conn, job, closed, None)
+            outcome.succeed(conn, job, certificate, because, closed)
 
-    Raises:
-        ClaimLostError: the job is no longer ours; nothing was written.
-        OperationalError: the database is away.
-    """
+        self._in_transaction(flight, write)
+        log.info(
+            "job.succeeded",
+            job=flight.job_id,
+            domain=flight.job.domain,
+            not_after=certificate.not_after.isoformat(),
+        )
 
-    def write() -> None:
-        with transaction(db_pool) as conn:
-            outcome.succeed(conn, claims.hold(conn, flight.job.claim), certificate, because, closed)
+    def unwanted(self, flight: Flight) -> None:
+        """End as a newer command or an operator wanted; no run of it can live any more."""
 
-    with_short_retry(write, OperationalError)
-    log.info(
-        "job.succeeded",
-        job=flight.job_id,
-        domain=flight.job.domain,
-        not_after=certificate.not_after.isoformat(),
-    )
+        def write(conn: Connection, job: HeldJob) -> None:
+            if not _end_as_wished(conn, job, None):
+                raise claims.ClaimLostError(flight.job_id)
 
+        self._in_transaction(flight, write)
 
-def end_superseded_or_cancelled(db_pool: Pool, flight: Flight, closed: ClosedAttempt | None = None) -> None:
-    """End as a newer command or an operator wanted; the run, if there was one, is over.
+    def _in_transaction(self, flight: Flight, write: Callable[[Connection, HeldJob], T]) -> T:
+        """Write behind the guard; again after a blip. After a lost commit reply the guard refuses, which is right."""
 
-    Raises:
-        ClaimLostError: the job is no longer ours, or nobody wants that any more.
-    """
-    with transaction(db_pool) as conn:
-        job = claims.hold(conn, flight.job.claim)
-        if not _end_as_wished(conn, job, closed):
-            raise claims.ClaimLostError(flight.job_id)
+        def once() -> T:
+            with transaction(self._pool) as conn:
+                return write(conn, claims.hold(conn, flight.job.claim))
+
+        return with_short_retry(once, OperationalError)
+
+    def _settle(
+        self, conn: Connection, job: HeldJob, closed: ClosedAttempt | None, problem: Problem | None
+    ) -> None:
+        if closed is not None:
+            self._ledger.settle(conn, job, closed, problem)
 
 
 def history_of(job: HeldJob) -> History:
@@ -136,14 +158,21 @@ def _end_as_wished(conn: Connection, job: HeldJob, closed: ClosedAttempt | None)
 
 
 def _write(
-    conn: Connection, job: HeldJob, decision: RetryDecision, problem: Problem, closed: ClosedAttempt | None
+    conn: Connection,
+    job: HeldJob,
+    decision: RetryDecision,
+    problem: Problem,
+    closed: ClosedAttempt | None,
+    *,
+    waits_for_limit: str | None = None,
 ) -> None:
     if decision.action is RetryAction.WAIT:
         assert decision.run_at is not None
-        shown = Problem(problem.code, problem.message, problem.names, decision.run_at, problem.evidence)
-        ending = Wait(decision.run_at, shown, decision.because, decision.fails, decision.failing_since)
+        shown = replace(problem, retry_at=decision.run_at)
+        ending = Wait(
+            decision.run_at, shown, decision.because, decision.fails, decision.failing_since, waits_for_limit
+        )
         outcome.wait(conn, job, ending, closed)
         return
     state = JobState.DEAD if decision.action is RetryAction.DEAD else JobState.FAILED
-    ended = Problem(problem.code, problem.message, problem.names, None, problem.evidence)
-    outcome.end(conn, job, state, End(ended, decision.because), closed)
+    outcome.end(conn, job, state, End(replace(problem, retry_at=None), decision.because), closed)

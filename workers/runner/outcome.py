@@ -30,6 +30,7 @@ class Wait:
         because: why it is tried then; kept with the job.
         fails: failures in a row, this one included where it counts as one.
         failing_since: the first of them.
+        waits_for_limit: the bucket it waits for, where it waits for our ledger.
     """
 
     run_at: datetime
@@ -37,6 +38,7 @@ class Wait:
     because: str
     fails: int
     failing_since: datetime | None
+    waits_for_limit: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,7 @@ def wait(conn: Connection, job: HeldJob, ending: Wait, closed: ClosedAttempt | N
     problem = ending.problem
     outcomes.wait(
         conn, job, run_at=ending.run_at, code=problem.code, message=problem.message, because=ending.because,
-        fails=ending.fails, failing_since=ending.failing_since, closed=closed,
+        fails=ending.fails, failing_since=ending.failing_since, waits_for_limit=ending.waits_for_limit, closed=closed,
     )  # fmt: skip
     sites.set_error_of_job(conn, job.site_id, job.claim.job_id, problem.code, problem.message)
     announce.progress(conn, about(job), Step.WAITING, problem.message, attempt=job.attempt, problem=problem)

@@ -6,7 +6,7 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
@@ -23,6 +23,7 @@ from workers.edges.errors import EdgeError
 from workers.edges.http_probe import Prober, ProbeRequest
 from workers.edges.server_agent import PlacedProbe, ServerAgent
 from workers.runner.flights import Flight
+from workers.runner.ledger import Payer
 from workers.settings import Settings
 
 log = logs.get(__name__)
@@ -39,6 +40,19 @@ class _ServerSide:
     answered_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What certbot is to do, and who asks the CA.
+
+    Attributes:
+        spec: the run, not forced.
+        payer: whose limits an order touches.
+    """
+
+    spec: RunSpec
+    payer: Payer
+
+
 class Planner:
     """Looks before the CA is asked for anything; spends nothing (DESIGN B.6). Shared by the threads of a runner."""
 
@@ -49,13 +63,31 @@ class Planner:
         self._prober = Prober(self._resolver)
         self._look_ups = ThreadPoolExecutor(_LOOK_UPS_AT_ONCE, thread_name_prefix="look-up")
 
-    def plan(self, flight: Flight, *, only_install: bool) -> RunSpec | Problem:
-        """Gather, judge, and say what certbot is to do; or what the job waits for."""
+    def plan(self, flight: Flight, *, only_install: bool, prove: bool) -> Plan | Problem:
+        """Gather, judge, and say what certbot is to do; or what the job waits for.
+
+        Args:
+            flight: the job, connected.
+            only_install: the certificate is there; nothing is ordered.
+            prove: validate at the CA's staging first (`core.retry.prove_with_staging`).
+        """
         observations = self._observe(flight)
         preflight = judge(observations)
         if preflight.blocking is not None and not (only_install and _concerns_only_the_order(preflight)):
             return preflight.blocking
-        return self._spec(flight, observations.facts, preflight, only_install=only_install)
+        facts = observations.facts
+        account = _account(facts, self._config.acme_directory_url)
+        spec = self._spec(flight, preflight, account, only_install=only_install)
+        if prove and not only_install and self._config.staging_url is not None:
+            staging = _account(facts, self._config.staging_url)
+            spec = replace(
+                spec,
+                dry_run=True,
+                directory_url=self._config.staging_url,
+                account=staging.choice if staging else None,
+            )
+        addresses = (*flight.job.server.public_addresses, *observations.ssh_addresses, flight.job.server.host)
+        return Plan(spec, Payer(account.uri if account else None, addresses[0]))
 
     def _observe(self, flight: Flight) -> Observations:
         agent, job = flight.agent, flight.job
@@ -83,7 +115,7 @@ class Planner:
         )
 
     def _spec(
-        self, flight: Flight, facts: ServerFacts, preflight: Preflight, *, only_install: bool
+        self, flight: Flight, preflight: Preflight, account: "_Account | None", *, only_install: bool
     ) -> RunSpec:
         return RunSpec(
             directory_url=self._config.acme_directory_url,
@@ -93,20 +125,27 @@ class Planner:
             webroots=() if only_install else preflight.webroots,
             authenticator=Authenticator.NGINX if only_install else preflight.authenticator,
             redirect=preflight.redirect_now,
-            account=_account(facts, self._config.acme_directory_url),
+            account=account.choice if account else None,
             only_install=only_install,
         )
 
 
-def _account(facts: ServerFacts, directory_url: str) -> str | None:
-    """Which account certbot is to use: where it knows several for this CA, `-n` would stop and ask."""
+@dataclass(frozen=True, slots=True)
+class _Account:
+    """The ACME account that certbot on the server will use; `choice` where it has to be told."""
+
+    uri: str
+    choice: str | None
+
+
+def _account(facts: ServerFacts, directory_url: str) -> _Account | None:
+    """Find the server's account at a CA. Where certbot knows several, `-n` would stop and ask which."""
     parts = urlsplit(directory_url)
-    ours = [
-        one.account_id
-        for one in facts.accounts
-        if one.directory.rstrip("/") == f"{parts.netloc}{parts.path}".rstrip("/")
-    ]
-    return ours[0] if len(ours) > 1 else None
+    folder = f"{parts.netloc}{parts.path}".rstrip("/")
+    ours = [one for one in facts.accounts if one.directory.rstrip("/") == folder]
+    if not ours:
+        return None
+    return _Account(ours[0].uri or ours[0].account_id, ours[0].account_id if len(ours) > 1 else None)
 
 
 def _inspect(agent: ServerAgent, cert_name: str) -> _ServerSide:

@@ -19,10 +19,12 @@ from workers import announce, logs
 from workers.core.model import JobId, Problem, Step
 from workers.edges.errors import EdgeError, StaleFenceError
 from workers.edges.short_retry import with_short_retry
-from workers.runner import ending, outcome
+from workers.runner import outcome
+from workers.runner.ending import Endings
 from workers.runner.flights import LEASE_SECONDS, Flight, Flights, Heartbeat
+from workers.runner.ledger import Ledger
 from workers.runner.poller import Poller
-from workers.runner.turn import Turns, TurnWork
+from workers.runner.turn import Turns, TurnTools, TurnWork
 from workers.settings import Settings
 
 log = logs.get(__name__)
@@ -46,7 +48,8 @@ class Runner:
         self.flights = Flights()
         self._heartbeat = Heartbeat(pool, self.flights)
         self._poller = Poller(config.runner_threads)
-        self._turns = Turns(pool, config, self._poller, self._guarded)
+        self._endings = Endings(pool, ledger := Ledger(config.acme_directory_url, config.ca_limits_file))
+        self._turns = Turns(pool, config, TurnTools(self._endings, ledger, self._poller), self._guarded)
         self._refusing = threading.Event()
 
     def start(self) -> None:
@@ -122,7 +125,7 @@ class Runner:
             raise ClaimLostError(flight.job_id)
         if flight.job.crashes >= _CRASHES_BEFORE_DEATH and not flight.job.attempt_open:
             message = f"The process that worked on it died {flight.job.crashes} times in a row."
-            ending.end_with_problem(self._pool, flight, Problem(Code.CRASHED, message))
+            self._endings.problem(flight, Problem(Code.CRASHED, message))
             return False
         try:
             return work(flight)
@@ -132,7 +135,7 @@ class Runner:
     def _end_as_bug(self, flight: Flight) -> None:
         problem = Problem(Code.INTERNAL, "Something went wrong that certpilot does not understand.")
         try:
-            ending.end_with_problem(self._pool, flight, problem)
+            self._endings.problem(flight, problem)
         except (ClaimLostError, DatabaseError) as error:
             log.warning("job.lost", job=flight.job_id, reason=str(error).strip())
 

@@ -2,31 +2,31 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
 
 from contracts.codes import Code
 from db import claims, outcomes, pool
 from db.outcomes import ClosedAttempt, CountedAttempt
-from db.pool import OperationalError, Pool, transaction
+from db.pool import Pool, transaction
 from workers import announce, logs
 from workers.core import attempt as protocol
 from workers.core.attempt import Action, Turn
 from workers.core.ca_costs import OrderFate
 from workers.core.certificate import CertificateUnreadableError, certificate_from_pem
-from workers.core.goal import goal_reached, needs_force
-from workers.core.model import Certificate, Look, Problem, RunSpec, RunState, Step
-from workers.core.reading import read_run
+from workers.core.goal import goal_reached
+from workers.core.model import Certificate, Look, Problem, RunState, Step
 from workers.edges.errors import EdgeError
 from workers.edges.server_agent import ServerAgent
-from workers.edges.short_retry import with_short_retry
 from workers.edges.ssh import SshConnection
-from workers.runner import ending, outcome
+from workers.runner import outcome
+from workers.runner.closing import Closing
+from workers.runner.counting import Counting
+from workers.runner.ending import Endings
 from workers.runner.flights import Flight
-from workers.runner.plan import Planner
+from workers.runner.ledger import Ledger
 from workers.runner.poller import Poller, poll_interval_seconds
-from workers.runner.spec_json import spec_from_json, spec_to_json
+from workers.runner.spec_json import spec_from_json
 from workers.runner.wire import Served, check_served
 from workers.settings import Settings
 
@@ -39,17 +39,28 @@ _FIRST_LOOK_SECONDS = 0.4
 """After a START: no certbot run is over sooner."""
 
 
+@dataclass(frozen=True, slots=True)
+class TurnTools:
+    """What a turn works with, beside the database."""
+
+    endings: Endings
+    ledger: Ledger
+    poller: Poller
+
+
 class Turns:
     """The steps of a turn. What they raise is the runner's to handle."""
 
     def __init__(
-        self, db_pool: Pool, config: Settings, poller: Poller, guarded: Callable[[Flight, TurnWork], None]
+        self, db_pool: Pool, config: Settings, tools: TurnTools, guarded: Callable[[Flight, TurnWork], None]
     ) -> None:
         self._pool = db_pool
         self._config = config
-        self._poller = poller
+        self._endings = tools.endings
+        self._poller = tools.poller
         self._guarded = guarded
-        self._planner = Planner(config)
+        self._counting = Counting(db_pool, config, tools.endings, tools.ledger)
+        self._closing = Closing(db_pool, tools.endings)
 
     def begin(self, flight: Flight) -> bool:
         """Connect, then look and decide."""
@@ -80,15 +91,15 @@ class Turns:
         problem = Problem(error.code, error.message, evidence=error.evidence)
         match action:
             case protocol.WaitUnseen():
-                ending.end_unseen(self._pool, flight, problem)
+                self._endings.unseen(flight, problem)
             case protocol.CloseFailed():
                 closed = ClosedAttempt("silent", Code.INTERRUPTED, evidence=error.message)
                 silent = Problem(
                     Code.INTERRUPTED, f"{flight.job.server.host} was silent for a day while certbot ran."
                 )
-                ending.end_with_problem(self._pool, flight, silent, closed)
+                self._endings.problem(flight, silent, closed)
             case protocol.Supersede() | protocol.Cancel():
-                ending.end_superseded_or_cancelled(self._pool, flight)
+                self._endings.unwanted(flight)
         return False
 
     def _look_and_decide(self, flight: Flight) -> bool:
@@ -145,9 +156,11 @@ class Turns:
             case protocol.CloseSucceeded() | protocol.SucceedWithoutOrder():
                 assert certificate is not None
                 return self._succeed(flight, certificate, look)
+            case protocol.Verify():
+                raise AssertionError("verified already")
             case _:
-                self._end(flight, action, look, served)
-                return False
+                goes_on = self._closing.end(flight, action, look, served)
+                return goes_on and self._look_and_decide(flight)
 
     def _poll_later(self, flight: Flight, look: Look) -> bool:
         if not flight.run_started_at:
@@ -172,39 +185,8 @@ class Turns:
     def _count_and_start(
         self, flight: Flight, certificate: Certificate | None, *, only_install: bool
     ) -> bool:
-        self._announce(flight, Step.PREFLIGHT, "Checking DNS, port 80, nginx and certbot.")
-        plan = self._planner.plan(flight, only_install=only_install)
-        if isinstance(plan, Problem):
-            ending.end_with_problem(self._pool, flight, plan)
-            return False
-        job = flight.job
-        spec = replace(
-            plan,
-            force=needs_force(
-                certificate, force=job.force, serial_before=job.serial_before, counted=job.attempt > 0
-            ),
-        )
-        flight.job = with_short_retry(
-            lambda: self._count(flight, spec, certificate, only_install=only_install), OperationalError
-        )
-        return self._started(flight, _agent(flight).start(flight.job_id, flight.job.attempt, spec))
-
-    def _count(
-        self, flight: Flight, spec: RunSpec, certificate: Certificate | None, *, only_install: bool
-    ) -> claims.HeldJob:
-        """COUNT, with the event that names the step. Repeated after a lost reply it finds the attempt open: RELOAD."""
-        with transaction(self._pool) as conn:
-            job = claims.hold(conn, flight.job.claim)
-            if job.attempt_open and job.attempt == flight.job.attempt + 1:
-                return job
-            outcomes.count_attempt(
-                conn, job, serial_seen=certificate.serial if certificate else None,
-                orders=not only_install, spec=spec_to_json(spec),
-            )  # fmt: skip
-            job = claims.hold(conn, flight.job.claim)
-            step, message = _first_step(only_install=only_install, spec=spec)
-            announce.progress(conn, outcome.about(job), step, message, attempt=job.attempt)
-        return job
+        look = self._counting.count_and_start(flight, certificate, only_install=only_install)
+        return look is not None and self._started(flight, look)
 
     def _verify(self, flight: Flight, certificate: Certificate) -> Served:
         if flight.job.attempt_open:
@@ -215,63 +197,14 @@ class Turns:
         )  # fmt: skip
 
     def _succeed(self, flight: Flight, certificate: Certificate, look: Look) -> bool:
-        closed = ClosedAttempt("issued", exit_code=look.exit_code) if flight.job.attempt_open else None
+        closed = None
+        if flight.job.attempt_open:
+            closed = ClosedAttempt("issued", exit_code=look.exit_code, fate=OrderFate.ISSUED)
         because = (
             "issued and served" if closed else "a certificate for these names was there already and is served"
         )
-        ending.end_well(self._pool, flight, certificate, because, closed)
+        self._endings.well(flight, certificate, because, closed)
         return False
-
-    def _end(self, flight: Flight, action: Action, look: Look, served: Served | None) -> None:
-        """End the turn without success."""
-        match action:
-            case protocol.CloseUnserved():
-                self._end_read(flight, look, unserved=served)
-            case protocol.CloseFailed() if action.code is None:
-                self._end_read(flight, look, unserved=None)
-            case protocol.CloseFailed():
-                assert action.code is not None
-                closed = ClosedAttempt(
-                    "dead", action.code, order_spent=action.fate is not OrderFate.NOT_MADE,
-                    evidence="the server rebooted" if look.rebooted else "certbot was killed",
-                )  # fmt: skip
-                why = (
-                    "The server rebooted while certbot ran."
-                    if look.rebooted
-                    else "certbot was killed while it ran."
-                )
-                ending.end_with_problem(self._pool, flight, Problem(action.code, why), closed)
-            case protocol.CloseVoid():
-                closed = ClosedAttempt("void", action.code, order_spent=False)
-                ending.end_with_problem(self._pool, flight, Problem(action.code, _BUSY), closed)
-            case protocol.WaitBusy():
-                ending.end_with_problem(self._pool, flight, Problem(action.code, _BUSY))
-            case protocol.Supersede() | protocol.Cancel():
-                ending.end_superseded_or_cancelled(self._pool, flight)
-            case _:
-                raise AssertionError(action)
-
-    def _end_read(self, flight: Flight, look: Look, *, unserved: Served | None) -> None:
-        """The run ended without what it was for: read why, close the attempt."""
-        output = _agent(flight).collect(flight.job_id, flight.job.attempt)
-        finding = read_run(output).main
-        code, message = finding.code, finding.message
-        if unserved is not None and code not in _INSTALL_CODES:
-            code, message = Code.NOT_SERVED, unserved.found
-        if code is None:
-            code, message = (
-                Code.INTERNAL,
-                "certbot reports success, but there is no certificate for these names.",
-            )
-        evidence = tuple(line.text for line in finding.evidence)
-        if unserved is not None:
-            closed = ClosedAttempt("issued, not served", code, look.exit_code, "\n".join(evidence))
-        else:
-            closing = protocol.close_after_reading(code)
-            spent = closing.fate is not OrderFate.NOT_MADE
-            closed = ClosedAttempt("failed", code, look.exit_code, "\n".join(evidence), order_spent=spent)
-        problem = Problem(code, message, finding.names, finding.retry_at, evidence)
-        ending.end_with_problem(self._pool, flight, problem, closed)
 
     def _goal_reached(self, flight: Flight, certificate: Certificate | None) -> bool:
         with transaction(self._pool) as conn:
@@ -301,27 +234,6 @@ class Turns:
             return None
         with transaction(self._pool) as conn:
             return outcomes.read_attempt(conn, flight.job)
-
-
-_BUSY = "Another certbot is at work on this server."
-_INSTALL_CODES = frozenset(
-    {
-        Code.NO_MATCHING_VHOST,
-        Code.INSTALL_FAILED,
-        Code.NGINX_CONFIG_BROKEN,
-        Code.NGINX_RELOAD_FAILED,
-        Code.NGINX_CONFIG_UNREADABLE,
-    }
-)
-"""What the output may say of a certificate that is there and not served; everything else is NOT_SERVED."""
-
-_Direction = Literal["requesting", "installing"]
-
-
-def _first_step(*, only_install: bool, spec: RunSpec) -> tuple[Step, str]:
-    if only_install:
-        return Step.INSTALLING, "The certificate is there; installing it into nginx."
-    return Step.REQUESTING, f"Requesting a certificate for {', '.join(spec.names)}."
 
 
 def _turn_of(flight: Flight) -> Turn:

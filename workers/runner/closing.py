@@ -1,0 +1,130 @@
+"""The ends of a turn that are no success: what the run left behind is read, its attempt closed with the reason."""
+
+from typing import assert_never
+
+from contracts.codes import Code
+from db import claims, outcomes
+from db.outcomes import ClosedAttempt
+from db.pool import Pool, transaction
+from workers.core import attempt as protocol
+from workers.core.ca_costs import OrderFate
+from workers.core.model import Look, Problem, RunOutput
+from workers.core.reading import Finding, read_run
+from workers.runner.ending import Endings
+from workers.runner.flights import Flight
+from workers.runner.wire import Served
+
+Unsuccessful = (
+    protocol.CloseUnserved | protocol.CloseFailed | protocol.CloseVoid | protocol.WaitBusy | protocol.Supersede | protocol.Cancel
+)  # fmt: skip
+
+_BUSY = "Another certbot is at work on this server."
+_INSTALL_CODES = frozenset(
+    {
+        Code.NO_MATCHING_VHOST, Code.INSTALL_FAILED, Code.NGINX_CONFIG_BROKEN, Code.NGINX_RELOAD_FAILED,
+        Code.NGINX_CONFIG_UNREADABLE, Code.PORT_80_IN_USE, Code.CERTBOT_PLUGIN_MISSING, Code.NGINX_MISSING,
+    }
+)  # fmt: skip
+"""What the output may say of a certificate that is there and not served; everything else is NOT_SERVED."""
+
+
+class Closing:
+    """Ends turns without success."""
+
+    def __init__(self, db_pool: Pool, endings: Endings) -> None:
+        self._pool = db_pool
+        self._endings = endings
+
+    def end(self, flight: Flight, action: Unsuccessful, look: Look, served: Served | None) -> bool:
+        """End the turn as decided.
+
+        Returns:
+            True only where the job goes on at once in this claim: a dry run has passed.
+        """
+        match action:
+            case protocol.CloseUnserved():
+                self._close_unserved(flight, look, served)
+            case protocol.CloseFailed(code=None):
+                return self._close_read(flight, look)
+            case protocol.CloseFailed():
+                self._close_interrupted(flight, action, look)
+            case protocol.CloseVoid():
+                closed = ClosedAttempt("void", action.code, fate=action.fate)
+                self._endings.problem(flight, Problem(action.code, _BUSY), closed)
+            case protocol.WaitBusy():
+                self._endings.problem(flight, Problem(action.code, _BUSY))
+            case protocol.Supersede() | protocol.Cancel():
+                self._endings.unwanted(flight)
+            case _:
+                assert_never(action)
+        return False
+
+    def _close_unserved(self, flight: Flight, look: Look, served: Served | None) -> None:
+        """The certificate is there and not shown: the next attempt only installs."""
+        finding = read_run(self._collect(flight)).main
+        code, message = finding.code, finding.message
+        if code not in _INSTALL_CODES:
+            code, message = Code.NOT_SERVED, served.found if served else "The certificate is not served."
+        evidence = _evidence(finding)
+        closed = ClosedAttempt(
+            "issued, not served", code, look.exit_code, "\n".join(evidence), fate=OrderFate.ISSUED
+        )
+        names = served.wrong if served else ()
+        assert code is not None
+        self._endings.problem(flight, Problem(code, message, names, evidence=evidence), closed)
+
+    def _close_read(self, flight: Flight, look: Look) -> bool:
+        """The run ended without the certificate: its output says why."""
+        with transaction(self._pool) as conn:
+            dry_run = bool(outcomes.read_attempt(conn, flight.job).spec.get("dry_run"))
+        output = self._collect(flight)
+        finding = read_run(output).main
+        if dry_run and finding.code is None and look.exit_code == 0:
+            self._pass_dry_run(flight)
+            return True
+        code, message = finding.code, finding.message
+        if code is None:
+            code, message = (
+                Code.INTERNAL,
+                "certbot reports success, but there is no certificate for these names.",
+            )
+        closing = protocol.close_after_reading(code, order_made=_order_made(output))
+        evidence = _evidence(finding)
+        fate = OrderFate.NOT_MADE if dry_run else closing.fate or OrderFate.UNKNOWN
+        closed = ClosedAttempt("failed", code, look.exit_code, "\n".join(evidence), fate=fate)
+        self._endings.problem(
+            flight, Problem(code, message, finding.names, finding.retry_at, evidence), closed
+        )
+        return False
+
+    def _pass_dry_run(self, flight: Flight) -> None:
+        with transaction(self._pool) as conn:
+            job = claims.hold(conn, flight.job.claim)
+            outcomes.close_and_go_on(
+                conn, job, ClosedAttempt("dry run passed", exit_code=0, fate=OrderFate.NOT_MADE)
+            )
+            flight.job = claims.hold(conn, flight.job.claim)
+
+    def _close_interrupted(self, flight: Flight, action: protocol.CloseFailed, look: Look) -> None:
+        assert action.code is not None
+        assert action.fate is not None
+        what = (
+            "The server rebooted while certbot ran." if look.rebooted else "certbot was killed while it ran."
+        )
+        closed = ClosedAttempt("dead", action.code, evidence=what, fate=action.fate)
+        self._endings.problem(flight, Problem(action.code, what), closed)
+
+    def _collect(self, flight: Flight) -> RunOutput:
+        assert flight.agent is not None
+        return flight.agent.collect(flight.job_id, flight.job.attempt)
+
+
+def _evidence(finding: Finding) -> tuple[str, ...]:
+    return tuple(line.text for line in finding.evidence)
+
+
+def _order_made(output: RunOutput) -> bool | None:
+    """Whether the CA made an order: its log shows the order's URL after `newOrder` (RFC 8555 7.4). None: no log."""
+    if not output.debug_log:
+        return None
+    return "/order/" in output.debug_log or '"finalize"' in output.debug_log
