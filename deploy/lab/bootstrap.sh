@@ -8,6 +8,8 @@ cd "$(dirname "$0")/../.."
 readonly mode=${1:?venv or lab}
 readonly mark='certpilot lab bootstrap'
 readonly policy=/usr/sbin/policy-rc.d
+# There from the start of an installation to its good end: what was enabled before. Found again, it was interrupted.
+readonly state=/var/tmp/certpilot-lab-bootstrap
 readonly no_cluster=/etc/postgresql-common/createcluster.d/certpilot-lab.conf
 readonly wait_seconds=600 # for another run, or for apt's lock (a new cloud machine upgrades itself first)
 export LC_ALL=C.UTF-8
@@ -52,13 +54,22 @@ require_machine() {
 
 # --- system packages -----------------------------------------------------------------------------------------------
 
-clean_up() {
-  if grep -qs "$mark" "$policy"; then rm -f "$policy"; fi
-  rm -f "$no_cluster" "${enabled_before:-}" "${apt_log:-}"
-  rmdir --ignore-fail-on-non-empty "${no_cluster%/*}" "${no_cluster%/*/*}" 2>/dev/null || true
+# Units of the packages above, as `systemctl enable` links them. Others are none of our business.
+enabled_units() {
+  find /etc/systemd/system -type l 2>/dev/null | sort |
+    grep -E '/(certbot|epmd|nftables|nginx|postgresql|rabbitmq-server|ssh|sshd|sshd-keygen)[.@][^/]*$' || true
 }
 
-enabled_units() { find /etc/systemd/system -type l 2>/dev/null | sort; }
+# An interrupt gets here only when dpkg has finished the packages in hand; what a killed run left, the next one removes.
+clean_up() {
+  local link
+  if [[ -f $state/enabled ]]; then
+    while read -r link; do rm -f "$link"; done < <(enabled_units | comm -13 "$state/enabled" -)
+  fi
+  if grep -qs "$mark" "$policy"; then rm -f "$policy"; fi
+  rm -f "$no_cluster"
+  rmdir --ignore-fail-on-non-empty "${no_cluster%/*}" "${no_cluster%/*/*}" 2>/dev/null || true
+}
 
 # apt waits for dpkg's lock by itself, but not for the lock on its lists.
 apt() {
@@ -72,16 +83,17 @@ apt() {
 
 install_packages() {
   command -v apt-get >/dev/null || die "missing here: $*; they can be installed by themselves on Debian and Ubuntu only"
-  apt_log=$(mktemp) enabled_before=$(mktemp)
   trap clean_up EXIT
   trap 'exit 130' INT
   trap 'exit 143' TERM HUP
+  mkdir -p "$state"
+  apt_log=$state/log
+  [[ -f $state/enabled ]] || { enabled_units >"$state/new" && mv "$state/new" "$state/enabled"; }
   say "installing $* (once; their services stay off)"
   # invoke-rc.d and deb-systemd-invoke ask this program whether a service may start; 101 is "no".
   [[ -e $policy ]] || install -m 0755 /dev/stdin "$policy" <<<$'#!/bin/sh\n'"# $mark"$'\nexit 101'
   mkdir -p "${no_cluster%/*}"
   echo 'create_main_cluster = false' >"$no_cluster"
-  enabled_units >"$enabled_before"
   export DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1
   dpkg --configure -a >"$apt_log" 2>&1 || true # what an interrupted run left half done
   # Lists that are missing or too old show as a failed install: only then are they fetched.
@@ -89,9 +101,8 @@ install_packages() {
     apt update || say "apt-get update: $(grep -E '^[EW]:' "$apt_log" | head -n 3)"
     apt install "$@" || { tail -n 25 "$apt_log" >&2; die "apt-get install failed"; }
   fi
-  local link
-  while read -r link; do rm -f "$link"; done < <(enabled_units | comm -13 "$enabled_before" -)
   clean_up
+  rm -rf "$state"
   trap - EXIT INT TERM HUP
 }
 
@@ -114,6 +125,11 @@ venv_is_current() {
   [[ -x .venv/bin/python && -f .venv/certpilot.stamp ]] && [[ $(<.venv/certpilot.stamp) == "$(fingerprint)" ]]
 }
 
+pip() {
+  local said
+  said=$(.venv/bin/python -m pip --disable-pip-version-check --no-input -q install "$@" 2>&1) || die "pip install $*: $said"
+}
+
 make_venv() {
   local python version='import sys; assert sys.version_info >= (3, 11)'
   say "making .venv"
@@ -122,8 +138,8 @@ make_venv() {
     python=$(find_python "$version; import ensurepip, venv") || die "no Python 3.11 or newer with its venv module here"
     "$python" -m venv .venv
   fi
-  .venv/bin/python -m pip --disable-pip-version-check --no-input -q install --require-hashes -r requirements.lock
-  .venv/bin/python -m pip --disable-pip-version-check --no-input -q install --no-deps --no-build-isolation -e .
+  pip --require-hashes -r requirements.lock
+  pip --no-deps --no-build-isolation -e .
   fingerprint >.venv/certpilot.stamp
 }
 
@@ -132,23 +148,23 @@ main() {
   if [[ $mode == lab ]]; then
     require_machine
     mapfile -t packages < <(missing_packages)
+    # Half installed is not installed: programs can be there whose packages were never configured.
+    if [[ -e $state ]]; then mapfile -t packages < <(awk 'NF { print $2 }' <<<"$wanted" | sort -u); fi
   fi
   # Only the distribution's own Python keeps these modules in a package of its own.
-  if ! venv_is_current && [[ ! -x .venv/bin/python ]] && ! find_python 'import ensurepip, venv' >/dev/null; then
+  if [[ ! -x .venv/bin/python ]] && ! find_python 'import ensurepip, venv' >/dev/null; then
     packages+=(python3-venv)
   fi
-  if ((${#packages[@]} == 0)) && ! grep -qs "$mark" "$policy" && venv_is_current; then
+  if ((${#packages[@]} == 0)) && venv_is_current; then
     return
   fi
-  # Two runs at once, of one clone or of several, take turns and look again. Closed for the children by 9>&-.
+  # Two runs at once, of one clone or of several, take turns. 9>&-: what is started must not hold the lock.
   exec 9>"${TMPDIR:-/tmp}/certpilot-bootstrap.lock"
   flock -w $wait_seconds 9 || die "another bootstrap has been running for $wait_seconds s"
   if ((${#packages[@]})); then
     [[ $(id -u) == 0 ]] || die "missing here: ${packages[*]}; install them, or run this as root once"
     install_packages "${packages[@]}" 9>&-
-    [[ $mode == venv ]] || [[ -z $(missing_packages) ]] || die "still missing: $(missing_packages)"
-  elif [[ $(id -u) == 0 ]]; then
-    clean_up
+    [[ $mode == venv || -z $(missing_packages) ]] || die "still missing: $(missing_packages | xargs)"
   fi
   venv_is_current || make_venv 9>&-
 }
