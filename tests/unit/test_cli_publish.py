@@ -6,8 +6,8 @@ import pytest
 
 from contracts.catalogue import CATALOGUE
 from contracts.codes import Code
+from workers.cli.arguments import split_server
 from workers.cli.main import main
-from workers.cli.publish import split_server
 
 ISSUE = ("issue", "--site", "site_1", "--domain", "shop.example.com", "--server", "203.0.113.7")
 RENEW = ("renew", "--site", "site_1")

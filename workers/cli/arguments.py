@@ -4,10 +4,12 @@ import argparse
 import getpass
 import os
 import socket
+from typing import Any
 
 from contracts.text import is_plain
 
 _MAX_TEXT_CHARACTERS = 500
+_LONGEST_PORT = 5
 
 
 def plain_text(raw: str) -> str:
@@ -75,3 +77,31 @@ def _user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user often has no name; Python 3.13 raises OSError
         return str(os.getuid())
+
+
+def split_server(raw: str) -> tuple[str, str, Any]:
+    """Split `user@host:port`; user and port may be missing (root, 22), an IPv6 address with a port needs brackets.
+
+    Returns:
+        User, host and port. Nothing is checked: a port that is no number stays text, so that reading the command
+        refuses it in the service's own words.
+    """
+    username, at, address = raw.rpartition("@")
+    host, port = _split_address(address)
+    return (username if at else "root"), host, 22 if port is None else _port(port)
+
+
+def _split_address(address: str) -> tuple[str, str | None]:
+    if address.startswith("["):
+        host, _, rest = address[1:].partition("]")
+        if not rest:
+            return host, None
+        return (host, rest[1:]) if rest.startswith(":") else (address, None)
+    if address.count(":") > 1:
+        return address, None
+    host, colon, port = address.partition(":")
+    return host, port if colon else None
+
+
+def _port(raw: str) -> Any:
+    return int(raw) if raw.isascii() and raw.isdigit() and len(raw) <= _LONGEST_PORT else raw

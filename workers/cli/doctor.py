@@ -11,11 +11,9 @@ from pathlib import Path
 from workers import settings
 from workers.cli import output
 from workers.cli.arguments import add_json
-from workers.cli.checks import Check, Checks, failed, note, ok
+from workers.cli.checks import Check, Checks, failed, note, ok, show
 from workers.cli.doctor_services import check_broker, check_database
-from workers.cli.live import AlignedLines
 from workers.cli.main import DONE, FAILED
-from workers.cli.output import Cell
 from workers.cli.trouble import quiet_logs
 from workers.edges.key_files import examine_key
 from workers.settings import Settings, SettingsError
@@ -25,29 +23,19 @@ _PACKAGES = ("contracts", "db", "workers")
 _DISTRIBUTION = "certpilot"
 # A suffix that is missing makes two customers share a limit of the CA; that is worth a note, not an alarm.
 _OLDEST_LIST_DAYS = 365
-_STYLES = {"ok": "green", "note": "yellow", "failed": "bold red"}
-_COLUMNS = (6, 12)
+_NAME_WIDTH = 12
 
 
 def add_arguments(command: str, parser: argparse.ArgumentParser) -> None:
     """Add the output form."""
     del command
-    add_json(parser, "an array with name, state (ok, note, failed), found and fix")
+    add_json(parser, "an array with name, state (ok, note, failed), found, fix and code")
 
 
 def run(command: str, args: argparse.Namespace) -> int:
     """Check everything and print each result when it is there; 1 where any failed."""
     del command
-    checks = []
-    lines = AlignedLines(_COLUMNS)
-    for check in _all_checks():
-        checks.append(check)
-        if not args.json:
-            to_do = f" To do: {check.fix}" if check.fix else ""
-            lines.write(Cell(check.state, _STYLES[check.state]), Cell(check.name), Cell(check.found + to_do))
-    if args.json:
-        output.write_json_array(checks)
-    return FAILED if any(check.state == "failed" for check in checks) else DONE
+    return DONE if show(_all_checks(), as_json=args.json, name_width=_NAME_WIDTH) else FAILED
 
 
 def _all_checks() -> Checks:

@@ -1,7 +1,6 @@
 """`certpilot issue` and `certpilot renew`: they publish a command as any producer does, and can wait for its end."""
 
 import argparse
-from typing import Any
 from uuid import uuid4
 
 from contracts.catalogue import CATALOGUE
@@ -10,7 +9,7 @@ from contracts.envelope import CONTENT_TYPE, SetAside
 from contracts.topology import COMMANDS_EXCHANGE, ISSUE_ROUTING_KEY, RENEW_ROUTING_KEY
 from workers import settings
 from workers.cli import output
-from workers.cli.arguments import add_json, by_or_self, positive, utf8
+from workers.cli.arguments import add_json, by_or_self, positive, split_server, utf8
 from workers.cli.main import DONE, FAILED, USAGE
 from workers.cli.trouble import quiet_logs
 from workers.cli.waiting import publish_and_wait, publish_confirmed
@@ -21,7 +20,6 @@ SOURCE = "/certpilot/cli"
 """`/certpilot` alone is the sender of events."""
 
 DEFAULT_TIMEOUT_SECONDS = 600
-_LONGEST_PORT = 5
 _ROUTING_KEYS = {"issue": ISSUE_ROUTING_KEY, "renew": RENEW_ROUTING_KEY}
 
 
@@ -138,34 +136,6 @@ def _renew(args: argparse.Namespace) -> RenewSSL:
 def _server(args: argparse.Namespace) -> ServerRef:
     username, host, port = split_server(args.server)
     return ServerRef(host, port, username, args.host_key, tuple(args.public_address))
-
-
-def split_server(raw: str) -> tuple[str, str, Any]:
-    """Split `user@host:port`; user and port may be missing (root, 22), an IPv6 address with a port needs brackets.
-
-    Returns:
-        User, host and port. Nothing is checked: a port that is no number stays text, so that reading the command
-        refuses it in the service's own words.
-    """
-    username, at, address = raw.rpartition("@")
-    host, port = _split_address(address)
-    return (username if at else "root"), host, 22 if port is None else _port(port)
-
-
-def _split_address(address: str) -> tuple[str, str | None]:
-    if address.startswith("["):
-        host, _, rest = address[1:].partition("]")
-        if not rest:
-            return host, None
-        return (host, rest[1:]) if rest.startswith(":") else (address, None)
-    if address.count(":") > 1:
-        return address, None
-    host, colon, port = address.partition(":")
-    return host, port if colon else None
-
-
-def _port(raw: str) -> Any:
-    return int(raw) if raw.isascii() and raw.isdigit() and len(raw) <= _LONGEST_PORT else raw
 
 
 def _why_refused(body: bytes) -> str:

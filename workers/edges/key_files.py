@@ -39,7 +39,7 @@ def examine_key(path: Path) -> KeyFile:
         key = paramiko.PKey.from_path(path)
     except OSError as error:
         return KeyFile(path, "", error.strerror or "it cannot be read", mode)
-    except paramiko.PasswordRequiredException:
+    except (paramiko.PasswordRequiredException, TypeError):  # cryptography's word for it is a TypeError
         return KeyFile(path, "", "it needs a passphrase", mode)
     except Exception:  # noqa: BLE001  # the parsers below raise ValueError, TypeError, UnsupportedAlgorithm and more
         return KeyFile(path, "", "it is no private key that SSH can use without a passphrase", mode)
