@@ -9,7 +9,7 @@ from contracts.titles import activity_title
 from db import activity, pool
 from db.activity import ActivityEvent
 from db.pool import Connection, DataError, Pool, transaction
-from workers import letters, logs
+from workers import letters, logs, metrics
 from workers.edges.delivery_stream import Delivery
 from workers.letters import Cause
 
@@ -34,8 +34,9 @@ class Activity:
         readable, broken = _read(deliveries)
         try:
             with transaction(self._pool) as conn:
-                activity.insert_batch(conn, [event for _, event in readable])
+                new = activity.insert_batch(conn, [event for _, event in readable])
                 self._set_aside(conn, broken)
+            metrics.EVENTS.inc(new)
         except DataError:
             # One of them is something PostgreSQL cannot hold: find it, so that it does not hold up the others.
             self._one_by_one(readable, broken)

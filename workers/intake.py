@@ -15,7 +15,7 @@ from db import deliveries, inbox, jobs, pool, sites
 from db.inbox import Taken
 from db.jobs import NewJob
 from db.pool import Connection, DatabaseError, Pool, transaction
-from workers import announce, letters, logs
+from workers import announce, letters, logs, metrics
 from workers.announce import About
 from workers.core.admission import Admitted, Joined, Rejected, Request, admit
 from workers.core.model import JobId, JobKind, Problem, Server, Site, SslStatus, Step
@@ -51,6 +51,7 @@ class Intake:
             except DatabaseError:
                 self._excused.add(_digest(delivery))
                 raise
+            metrics.COMMANDS.inc()
 
     def _crashed_too_often(self, delivery: Delivery) -> bool:
         """Count a redelivered body before it is looked into: what killed its process three times is set aside.

@@ -14,7 +14,7 @@ from db import leases, outbox
 from db.listen import Listener
 from db.outbox import Lane, OutboxRow
 from db.pool import DatabaseError, OperationalError, Pool, transaction
-from workers import logs
+from workers import logs, metrics
 from workers.edges.broker import BrokerError
 from workers.edges.publisher import OutgoingMessage, Publisher, PublishResult
 
@@ -59,6 +59,7 @@ class Relay:
             if not leading:
                 stop.wait(POLL_SECONDS)
             elif self.drain() == 0:
+                self._measure()
                 listener.wait(POLL_SECONDS)
 
     def drain(self) -> int:
@@ -75,6 +76,7 @@ class Relay:
         if done:
             with transaction(self._pool) as conn:
                 outbox.mark_published(conn, done)
+            metrics.PUBLISHED.labels(lane).inc(len(done))
         if len(done) < len(rows):
             log.warning(
                 "relay.unconfirmed",
@@ -83,6 +85,13 @@ class Relay:
                 results=sorted(set(results)),
             )
         return len(done)
+
+    def _measure(self) -> None:
+        """Tell how far behind we are; with nothing to do there is time for it."""
+        with transaction(self._pool) as conn:
+            backlog = outbox.backlog(conn)
+        metrics.OUTBOX_MESSAGES.set(backlog.messages)
+        metrics.OUTBOX_OLDEST_SECONDS.set(backlog.oldest_age_seconds)
 
     def _step_down(self) -> None:
         try:

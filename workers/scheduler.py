@@ -6,7 +6,7 @@ from collections.abc import Callable
 from db import jobs, outbox, sites
 from db.jobs import Offer
 from db.pool import Connection, DatabaseError, Pool, transaction
-from workers import announce, logs
+from workers import announce, logs, metrics
 from workers.announce import About
 from workers.core.model import SslStatus
 from workers.dispatch import REOFFER_SECONDS, offer
@@ -63,6 +63,7 @@ class Scheduler:
                 offer(conn, offers)
             if offers:
                 log.info("jobs.offered", why=why, jobs=len(offers))
+                metrics.OFFERED.labels(why).inc(len(offers))
             if len(offers) < BATCH:
                 return
 

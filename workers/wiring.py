@@ -13,7 +13,7 @@ import dramatiq
 from contracts.topology import ACTIVITY_QUEUE, COMMANDS_QUEUE
 from db import migrate
 from db.pool import OperationalError, connect, open_pool
-from workers import activity, actors, intake, logs, settings
+from workers import activity, actors, intake, logs, metrics, settings
 from workers.edges.consumer import consume
 from workers.edges.dramatiq_setup import build_broker, start_worker
 from workers.edges.publisher import Publisher
@@ -127,6 +127,8 @@ def runner() -> None:
     config = settings.load()
     logs.configure(config.log_format)
     wait_for_schema(config, threading.Event())
+    if config.metrics_addr is not None:
+        metrics.serve(config.metrics_addr)
     broker = build_broker(config.rabbitmq_url, threads=config.runner_threads)
     pool = open_pool(config.database_url, "certpilot-runner", max_size=config.runner_threads + 4)
     job_runner = Runner(pool, config)

@@ -6,7 +6,7 @@ import sys
 import threading
 
 from db.migrate import MigrationError
-from workers import logs, settings, wiring
+from workers import logs, metrics, settings, wiring
 from workers.cli.main import DONE, FAILED
 from workers.settings import Settings
 
@@ -33,6 +33,8 @@ def run(command: str, args: argparse.Namespace) -> int:
     except MigrationError as error:
         print(f"run: {error}", file=sys.stderr)
         return FAILED
+    if config.metrics_addr is not None:
+        metrics.serve(config.metrics_addr)
     names = list(wiring.ROLES) if args.role == "all" else [args.role]
     return _run_roles(names, config, stop)
 

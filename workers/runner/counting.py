@@ -63,6 +63,9 @@ class Counting:
             The server's answer to START; None when the turn has ended instead.
         """
         prove = self._begin_preflight(flight)
+        if flight.job.superseded_by is not None or flight.job.cancel_requested:
+            self._endings.unwanted(flight)
+            return None
         plan = self._planner.plan(flight, only_install=only_install, prove=prove)
         if isinstance(plan, Problem):
             self._endings.problem(flight, plan)

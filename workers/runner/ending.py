@@ -12,7 +12,7 @@ from db.claims import HeldJob
 from db.limits import Refused
 from db.outcomes import ClosedAttempt
 from db.pool import Connection, OperationalError, Pool, transaction
-from workers import logs
+from workers import logs, metrics
 from workers.core.ca_costs import Spend
 from workers.core.model import Certificate, JobState, Problem
 from workers.core.retry import History, RetryAction, RetryDecision, decide_retry, wait_for_ledger
@@ -60,6 +60,7 @@ class Endings:
 
         decision = self._in_transaction(flight, write)
         if decision is not None:
+            metrics.TURNS.labels(problem.code).inc()
             log.info(
                 "job.turn_ended", job=flight.job_id, code=str(problem.code), action=str(decision.action),
                 run_at=decision.run_at and decision.run_at.isoformat(), reason=problem.message,
@@ -85,6 +86,8 @@ class Endings:
         """Our ledger does not allow the order yet: wait for this job's turn; nothing was sent and nothing failed."""
 
         def write(conn: Connection, job: HeldJob) -> None:
+            if _end_as_wished(conn, job, None):
+                return
             turn_at = self._ledger.turn_at(conn, refused, spends)
             decision = wait_for_ledger(
                 history_of(job), free_at=turn_at, now=pool.now(conn), jitter=random.random()
@@ -110,6 +113,7 @@ class Endings:
             outcome.succeed(conn, job, certificate, because, closed)
 
         self._in_transaction(flight, write)
+        metrics.TURNS.labels("succeeded").inc()
         log.info(
             "job.succeeded",
             job=flight.job_id,

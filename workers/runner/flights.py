@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from db import claims
 from db.claims import HeldJob
 from db.pool import DatabaseError, Pool, transaction
-from workers import logs
+from workers import logs, metrics
 from workers.core.model import JobId
 from workers.edges.server_agent import ServerAgent
 
@@ -67,12 +67,15 @@ class Flights:
         """Hold the flight; its leases are renewed from now on."""
         with self._lock:
             self._flights[flight.job_id] = flight
+            metrics.JOBS_HELD.set(len(self._flights))
 
     def remove(self, flight: Flight) -> None:
         """Let go of the flight and close its connection; a newer claim of the same job stays."""
         with self._lock:
             if self._flights.get(flight.job_id) is flight:
                 del self._flights[flight.job_id]
+            metrics.JOBS_HELD.set(len(self._flights))
+        metrics.TURN_SECONDS.observe(time.monotonic() - flight.started_at)
         flight.close()
 
     def all(self) -> list[Flight]:
