@@ -46,7 +46,7 @@ LIMITS = (
     Row(
         ("too many certificates", "too many new orders", "too many new registrations", "too many registrations for",
          "too many currently pending authorizations", "too many pending authorizations", "too many new accounts",
-         "too many requests from this", "rate limit exceeded", "exceeds a rate limit", "request rate limit"),
+         "too many requests from this", "rate limit exceeded", "exceeds a rate limit", "request rate limit", "retry after {time}"),
         Code.TOO_MANY_REQUESTS, _S.ORDER, f"{_LIMITER}; smallstep acme/errors.go",
     ),
 )  # fmt: skip
@@ -131,7 +131,7 @@ NAMES = (
          "malformed idn", "r-ldh", "more than one wildcard", "malformed wildcard", "contains an invalid wildcard",
          "wildcard for an icann tld", "issuance for ip addresses", "value is an ip address", "an unsafe domain by",
          "identifier type", "unsupported identifier", "does not permit {} identifiers", "invalid non-dns type identifier",
-         "cannot contain more than {n} dns names", "high risk", "is not eligible for", "cn was longer than",
+         "cannot contain more than {n} dns names", "cn was longer than",
          "will not issue certificates for the identifier", "invalid identifiers requested", "invalid domain name"),
         Code.REJECTED_BY_CA, _S.ORDER, f"{_PA}; pebble wfe/wfe.go; Sectigo's sentence at ZeroSSL",
     ),

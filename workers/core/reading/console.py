@@ -11,9 +11,17 @@ from workers.core.reading.values import Row, Stage, Table, Weight
 _S = Stage
 _PROMPT_FIX = "Correct the call: --non-interactive with every answer as an option (--agree-tos, --expand, --cert-name, …)."
 
+_UNTOLD = "The CA's check of the site failed, but this text does not say why."
+_LOOK = "Read the debug log, where the CA's whole answer stands; look at DNS, port 80 and the challenge path."
+_CUT = (
+    "hint:the", "reportedtheseproblems", "reportedbytheserver", "failedauthorizationprocedure.", "traceback(", ":debug:certbot", ":info:certbot",
+    ":error:certbot", "authorizationerror",
+)  # fmt: skip
+"""Where one of these stands, the CA's reason stood beside it: a text without the reason is cut, and no cause is guessed."""
+
 START = (
     Row(
-        ("another instance of certbot is already running", ".certbot.lock is held by another process", "unable to lock /etc/nginx",
+        ("another instance of", ".certbot.lock is held by another process", "unable to lock /etc/nginx",
          "a lock on {path} is held by another process"),
         Code.SERVER_BUSY, _S.START, "certbot lock.py; certbot_nginx configurator.py; FACTS-certbot 2, row 1",
         not_that="no lack of memory or network: errno 11 is the kernel's word for a lock that is taken",
@@ -194,6 +202,15 @@ CHALLENGE = (
         fix="Correct the webroot path of the call or of the certificate's renewal file.",
     ),
     Row(
+        ("but couldn't download http", "but couldn't download {} error"),
+        Code.CHALLENGE_FAILED, _S.CHALLENGE, "acme-tiny (Webmin's client): it asks for its own file before the CA does",
+        unless=("errno-2]", "errno-3]", "errno-5]"),
+    ),
+    Row(
+        ("but couldn't download http",),
+        Code.DNS_NOT_RESOLVING, _S.START, "acme-tiny: the server itself cannot resolve the site's name", needs=("urlopenerror[errno-",),
+    ),
+    Row(
         ("input the webroot for {host}:",),
         Code.INTERNAL, _S.CHALLENGE, "certbot plugins/webroot.py _prompt_for_webroot",
         weight=Weight.CONSEQUENCE, says="certbot was not told the folder of the site.", fix=_PROMPT_FIX,
@@ -206,25 +223,23 @@ CHALLENGE = (
         says="The CA did not finish in time.",
     ),
     Row(
-        ("some challenges have failed", "failed authorization procedure", "all challenges have failed",
+        ("challenge failed for domain {host}", "some challenges have failed", "all challenges have failed",
          "challenges failed for all domains"),
-        Code.CHALLENGE_FAILED, _S.CHALLENGE, "certbot auth_handler.py; with -q this is all that is printed (FACTS-certbot 2, row 15)",
-        weight=Weight.CONSEQUENCE, needs=("savingdebuglogto",),
-        unless=("challengefailedfordomain", "hint:the", "reportedtheseproblems", "failedauthorizationprocedure."),
+        Code.CHALLENGE_FAILED, _S.CHALLENGE, "certbot auth_handler.py; on standard error, and with -q, nothing else is printed (FACTS-certbot 2, row 15)",
+        weight=Weight.CONSEQUENCE, needs=("savingdebuglogto",), unless=_CUT,
+        says=_UNTOLD, fix=_LOOK,
     ),
     Row(
-        ("some challenges have failed",),
-        Code.CHALLENGE_FAILED, _S.CHALLENGE, "the same with -q, which prints neither the first line nor frames",
-        weight=Weight.CONSEQUENCE,
-        unless=("savingdebuglogto", "-----", "askforhelp", "hint:the", "challengefailedfordomain", "importantnotes",
-                "failedauthorizationprocedure.", "traceback(", ":debug:certbot", ":error:certbot", "authorizationerror"),
+        ("challenge failed for domain {host}", "some challenges have failed"),
+        Code.CHALLENGE_FAILED, _S.CHALLENGE, "the same with -q, which prints neither the first line nor frames nor advice",
+        weight=Weight.CONSEQUENCE, unless=(*_CUT, "savingdebuglogto", "-----", "askforhelp"),
+        says=_UNTOLD, fix=_LOOK,
     ),
     Row(
         ("challenge failed for domain", "some challenges have failed", "reported these problems:",
          "the following errors were reported by the server:", "failed authorization procedure"),
         Code.INTERNAL, _S.CHALLENGE, "the text is cut before or after the CA's reason: no guess",
-        weight=Weight.BACKGROUND, says="The CA's check of the site failed, but this text does not say why.",
-        fix="Read the debug log, where the CA's whole answer stands.",
+        weight=Weight.BACKGROUND, says=_UNTOLD, fix=_LOOK,
     ),
 )  # fmt: skip
 

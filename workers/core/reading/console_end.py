@@ -25,7 +25,7 @@ SAVE = (
         weight=Weight.BACKGROUND, explains=(Code.INTERNAL, Code.CERTBOT_BROKEN),
     ),
     Row(
-        ("the following renewal configurations were invalid", "the following renewal configuration files were invalid",
+        ("the following renewal configurations were invalid", ", {some} parse failure(s)", "the following renewal configuration files were invalid",
          "{path}(parsefail)", "could not load certificate. see logs"),
         Code.LINEAGE_BROKEN, _S.SAVE, "certbot renewal.py _renew_describe_results", weight=Weight.CONSEQUENCE,
     ),

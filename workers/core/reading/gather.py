@@ -59,7 +59,9 @@ def gather(document: Document) -> Gathered:
     problems = ca_hits(document)
     spoken = chain.from_iterable(table_hits(document, table) for table in TABLES)
     structured: Iterable[Hit] = chain(
-        errno_hits(document, segments), nginx_hits(document, segments), state_hits(document)
+        errno_hits(document, segments),
+        nginx_hits(document, segments),
+        state_hits(document),
     )
     hits = list(problems.hits)
     hits += [
@@ -67,6 +69,7 @@ def gather(document: Document) -> Gathered:
         for hit in chain(spoken, structured)
         if not _inside(problems.spans, hit.start) and (kept := _heard(document, segments, hit)) is not None
     ]
+    hits += _by_name(document, segments, hits)
     hits += _crashes(document, segments, hits)
     marks = sorted([*segments.marks, *state_marks(document)])
     return Gathered(segments, tuple(sorted(hits, key=lambda hit: hit.start)), tuple(marks))
@@ -101,6 +104,14 @@ def _with_context(document: Document, hit: Hit) -> Hit:
         Stage.FINALIZE if "finalizingorder" in document.squeezed[max(0, hit.start - 60) : hit.start] else None
     )
     return replace(hit, names=names, retry_at=stated_time(after), stage=stage)
+
+
+def _by_name(document: Document, segments: Segments, hits: list[Hit]) -> Iterator[Hit]:
+    """What a speaker that says its own name says in words that nobody knows."""
+    known = [hit.start for hit in hits if hit.the_weight > Weight.BACKGROUND]
+    for hit in shell.head_hits(document):
+        if not within(segments.muted, hit.start) and not within(segments.quiet, hit.start):
+            yield from _unless_known(known, hit)
 
 
 def _crashes(document: Document, segments: Segments, hits: list[Hit]) -> Iterator[Hit]:

@@ -38,7 +38,7 @@ _JSON_STRING = re.compile(r'\s*"(?!\w{1,40}"\s*:)(.*?)"\s*,?\s*$')
 _LOG_RECORD = re.compile(
     r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),\d{3}:(DEBUG|INFO|WARNING|ERROR|CRITICAL):([\w.]{1,80}):"
 )
-MOST_LINE = 20_000
+MOST_LINE = 50_000
 """Characters of one line that are kept at each end: minified pages and key dumps say nothing in their middle."""
 
 

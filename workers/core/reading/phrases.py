@@ -3,7 +3,7 @@
 Squeezed text is lower-case and has no white space at all (`workers.core.reading.lines`), so that a text wrapped at any
 column, inside a word or between words, reads the same. A phrase is written as it is printed and squeezed likewise.
 
-Placeholders: `{host}` one host name, `{hosts}` several, `{lineage}` a certificate name, `{path}`, `{n}` a number,
+Placeholders: `{host}` one host name, `{hosts}` several, `{lineage}` a certificate name, `{path}`, `{n}` a number, `{some}` one above 0,
 `{time}` a date with time, `{}` anything short. Every one is bounded, and a phrase is only tried around a place where
 its longest literal part stands: reading stays linear in the length of the text.
 """
@@ -27,6 +27,7 @@ _KINDS: Mapping[str, str] = MappingProxyType(
         "lineage": r"(?P<lineage>[\w*][\w.*@+-]{0,252}?)",
         "path": r"""(?P<path>[^'"]{1,300}?)""",
         "n": r"\d{1,12}",
+        "some": r"[1-9]\d{0,11}",
         "time": r"(?P<time>\d{4}-\d\d-\d\dt?\d\d:\d\d:\d\d)",
         "": r".{0,160}?",
     }
@@ -63,6 +64,7 @@ class Phrase:
     """A compiled phrase."""
 
     def __init__(self, text: str) -> None:
+        self.text = text
         parts = _PLACEHOLDER.split(text)
         self._literals = [squeeze(part) for part in parts[::2]]
         self._kinds = parts[1::2]

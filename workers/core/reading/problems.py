@@ -48,6 +48,8 @@ _BEFORE_LOOSE = re.compile(r"(?:duringsecondaryvalidation:)?(?:[\da-f.:]{3,45}:)
 _TYPE_KEY = re.compile(r'"type":"(?:urn:)?(?:ietf:params:)?(?:acme:)?(?:error:)?(?P<type>[a-z:./-]{2,80}?)"')
 _DETAIL_KEY = '"detail":"'
 _DETAIL_END = re.compile(r'"(?=,"(?:status|type|title|instance|identifier|subproblems|algorithms)"|[}\]])')
+_PRINTED = re.compile(r"u?'detail':u?['\"](.{0,1500}?)['\"](?=,u?'|\}|$)")
+_PRINTED_TYPE = re.compile(r"u?'type':u?'urn:[\w:]{0,40}error:(\w{1,40})'")
 _STATUS_KEY = re.compile(r'"status":"?(\d{3})')
 _IDENTIFIER_KEY = re.compile(r'"identifier":\{(?:"type":"\w{1,10}",)?"value":"([^"]{1,255})"')
 _HOSTNAME_KEY = re.compile(r'"hostname":"([^"]{1,255})"')
@@ -93,6 +95,8 @@ def find_problems(document: Document) -> tuple[Problem, ...]:
         found += _sentences(squeezed)
     if "error:" in squeezed and "::" in squeezed:
         found += _urns(squeezed, found)
+    if "'detail':" in squeezed:
+        found += _printed_dicts(squeezed)
     if "acme-challenge" in squeezed:
         found += _loose(squeezed, found, _LOOSE)
     if "dnsproblem:" in squeezed or "preventsissuance" in squeezed:
@@ -162,6 +166,22 @@ def _identifier(head: str, after: str) -> str | None:
         return host_or_address(outside[-1])
     record = _HOSTNAME_KEY.search(after)
     return host_or_address(record[1]) if record else None
+
+
+def _printed_dicts(squeezed: str) -> Iterator[Problem]:
+    """Read problem documents that a Python client printed as a dictionary: `u'detail': u'…'`."""
+    for found in _PRINTED.finditer(squeezed):
+        around = squeezed[max(0, found.start() - _OBJECT_REACH) : found.end() + _OBJECT_REACH]
+        kind = _PRINTED_TYPE.search(around)
+        if kind:
+            yield Problem(
+                found.start(),
+                found.end(),
+                kind[1],
+                found[1],
+                None,
+                challenge="'token'" in around or "challenge" in around,
+            )
 
 
 def _blocks(squeezed: str) -> Iterator[Problem]:

@@ -42,7 +42,7 @@ def report(
         return Reading((by_code,))
     if exit_code == 0 or (exit_code is None and decision.fine):
         return Reading((_nothing(_ruled_out(decision)),))
-    return Reading((_unknown(document, decision),))
+    return Reading((_unknown(document, decision, exit_code),))
 
 
 def certainty(reading: Reading) -> int:
@@ -84,7 +84,7 @@ def _ruled_out(decision: Decision) -> tuple[str, ...]:
     leads = [verdict.hits[0] for verdict in decision.verdicts]
     sentences: list[str] = []
     for hit in decision.passed_over:
-        if any(hit.the_code is lead.the_code for lead in leads):
+        if hit.the_code is Code.INTERNAL or any(hit.the_code is lead.the_code for lead in leads):
             continue
         if leads:
             sentences.append(
@@ -144,15 +144,17 @@ def _nothing(ruled_out: tuple[str, ...]) -> Finding:
     return Finding(None, (), None, None, "Nothing failed.", "Nothing to do.", (), ruled_out)
 
 
-def _unknown(document: Document, decision: Decision) -> Finding:
-    entry = CATALOGUE[Code.INTERNAL]
+def _unknown(document: Document, decision: Decision, exit_code: int | None) -> Finding:
+    says = "Nothing in this text tells what went wrong."
+    if decision.fine and exit_code:
+        says = f"The text speaks of success, but the run ended with exit code {exit_code}."
     return Finding(
         Code.INTERNAL,
         (),
         Retry.SERVER_ADMIN,
         None,
-        entry.means,
-        entry.fix,
+        says,
+        "Read the lines shown and the whole debug log; report the text, so that it is known the next time.",
         _tail(document),
         _ruled_out(decision),
     )

@@ -237,7 +237,7 @@ def _end_of(lines: tuple[Line, ...], index: int) -> int:
 
 def _command_lines(document: Document) -> Iterator[tuple[int, int]]:
     """What certbot was called with is in the log's head; words in it say nothing about what happened."""
-    for begin in ("arguments:[", "discoveredplugins:pluginsregistry("):
+    for begin in ("arguments:[", "discoveredplugins:pluginsregistry(", "sudo:unabletoresolvehost"):
         at = document.squeezed.find(begin)
         while at >= 0:
             line = document.lines[document.index_at(at)]

@@ -5,8 +5,12 @@ Sources: OpenSSH `sshconnect.c`, `sshconnect2.c`, `packet.c`, `kex.c`, `clientlo
 and busybox; apt-pkg `error`s, dpkg, snapd; Linux `mm/oom_kill.c`; wget and curl; util-linux `nologin`.
 """
 
+from collections.abc import Iterator
+
 from contracts.codes import Code
-from workers.core.reading.values import Row, Stage, Table, Weight
+from workers.core.reading.lines import Document
+from workers.core.reading.phrases import squeeze
+from workers.core.reading.values import Hit, Row, Stage, Table, Weight
 
 _S = Stage
 
@@ -95,7 +99,7 @@ SHELL = Table(
         Row(
             ("bad interpreter", "error while loading shared libraries", "exec format error", "symbol lookup error",
              "cannot communicate with server", "cannot perform the following tasks", "snap-confine has elevated permissions",
-             "snap-confine", "needs-restarting", "unmet dependencies", "dpkg was interrupted", "text file busy", "illegal instruction",
+             "snap-confine", "unmet dependencies", "dpkg was interrupted", "text file busy", "illegal instruction",
              "segmentation fault", "core dumped", "fetching certbot snap plugins", "cannot find tracking cgroup",
              "the certbot plugin errored while loading", "plugin errored while loading"),
             Code.CERTBOT_BROKEN, _S.START, "Linux exec, ld.so, snapd cmd/snap-confine, apt; certbot snap_config.py, plugins/disco.py",
@@ -106,8 +110,7 @@ SHELL = Table(
             Code.SERVER_BUSY, _S.START, "apt-pkg, dpkg, yum", says="Another package manager is at work on this server.",
         ),
         Row(
-            ("is not yet valid", "issued certificate not yet valid", "certificate is not yet valid", "is not valid yet (invalid for another",
-             "system clock", "clock skew", "certificate activation time", "not yet activated", "clock probably jumped", "clock is wrong"),
+            ("is not yet valid", "issued certificate not yet valid", "certificate is not yet valid", "is not valid yet (invalid for another", "certificate activation time", "not yet activated", "clock probably jumped"),
             Code.CLOCK_SKEW, _S.START, "OpenSSL X509_V_ERR_CERT_NOT_YET_VALID; wget, GnuTLS; apt: Release file is not valid yet",
             says="This server's clock is behind: a certificate that is valid looks to it as if it were not valid yet.",
         ),
@@ -131,10 +134,10 @@ KERNEL = Table(
         ),
         Row(
             ("terminated", "hangup"),
-            Code.INTERRUPTED, _S.START, "bash prints Terminated for SIGTERM, Hangup for SIGHUP", line=True,
+            Code.INTERRUPTED, _S.START, "bash prints Terminated for SIGTERM, Hangup for SIGHUP", whole=True,
         ),
         Row(
-            ("brokenpipeerror", "errno 32] broken pipe", "received signal 15", "received signal 1", "sending sigterm to remaining processes", "-- reboot --", "the system is going down",
+            ("brokenpipeerror", "errno 32] broken pipe", "received signal 15", "sending sigterm to remaining processes", "-- reboot --", "the system is going down",
              "the system will reboot now", "reached target reboot", "reached target shutdown", "received sigterm", "sigterm received",
              "status=15/term", "signal: terminated", "client_loop: disconnected", "encountered signal:", "exited due to signal"),
             Code.INTERRUPTED, _S.START, "certbot error_handler.py; Python at a closed pipe (FACTS-certbot 4.3); systemd, shutdown(8)",
@@ -162,3 +165,24 @@ STORAGE = Table(
         ),
     ),
 )  # fmt: skip
+
+_HEADS: tuple[tuple[str, Row], ...] = (
+    ("sudo: ", Row((), Code.PERMISSION_DENIED, _S.START, "sudo src/sudo.c: it says its name before every refusal", weight=Weight.CRASH)),
+    ("ssh: ", Row((), Code.SERVER_UNREACHABLE, _S.REACH, "OpenSSH log.c: errors before a session stands", weight=Weight.CRASH)),
+    ("paramiko.ssh_exception.", Row((), Code.SERVER_UNREACHABLE, _S.REACH, "paramiko ssh_exception.py", weight=Weight.CRASH)),
+    ("requests.exceptions.", Row((), Code.CA_UNREACHABLE, _S.ACCOUNT, "requests exceptions.py", weight=Weight.CRASH)),
+    ("urllib3.exceptions.", Row((), Code.CA_UNREACHABLE, _S.ACCOUNT, "urllib3 exceptions.py", weight=Weight.CRASH)),
+)  # fmt: skip
+"""Speakers that say their own name: what they say in words that no row knows is still theirs."""
+
+_HARMLESS = ("sudo: unable to resolve host", "sudo: setrlimit", "ssh: warning")
+
+
+def head_hits(document: Document) -> Iterator[Hit]:
+    """Read lines that begin with the name of who says them."""
+    if not any(squeeze(head) in document.squeezed for head, _ in _HEADS):
+        return
+    for line in document.lines:
+        for head, row in _HEADS:
+            if line.text.startswith(head) and not line.text.startswith(_HARMLESS):
+                yield Hit(row, line.start, line.start + len(squeeze(line.text)), speaker=head)

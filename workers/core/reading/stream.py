@@ -15,7 +15,7 @@ LIMIT_CHARS = HEAD_CHARS + TAIL_CHARS + MIDDLE_CHARS
 """Texts up to this length are read whole."""
 
 CHUNK_CHARS = 512_000
-LONGEST_LINE = 40_000
+LONGEST_LINE = 100_000
 _BEFORE, _AFTER = 600, 1_800
 """Characters kept around a word in the middle: a block of certbot's is some 700 long."""
 

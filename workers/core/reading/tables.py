@@ -30,7 +30,9 @@ def table_hits(document: Document, table: Table) -> Iterator[Hit]:
             if not phrase.possible(sample):
                 continue
             for found in phrase.find(squeezed):
-                if row.line and not document.begins_line(found.start):
+                if (row.line or row.whole) and not document.begins_line(found.start):
+                    continue
+                if row.whole and not document.begins_line(found.end) and found.end != len(squeezed):
                     continue
                 names, lineage = matched_hosts(document, found), matched_lineage(document, found)
                 yield Hit(row, found.start, found.end, names=names, lineage=lineage, speaker=table.speaker)

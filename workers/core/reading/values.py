@@ -131,6 +131,7 @@ class Row:
         needs: squeezed texts that must all be somewhere in the same run.
         unless: squeezed texts that must not be in the same run.
         line: the text must begin a line.
+        whole: the text must be a whole line.
         trace: the row holds only in a Python traceback that went through one of these modules; empty for all texts.
         says: what happened, where the catalogue's words would mislead.
         fix: what to do, where the catalogue's words would mislead.
@@ -147,6 +148,7 @@ class Row:
     needs: tuple[str, ...] = ()
     unless: tuple[str, ...] = ()
     line: bool = False
+    whole: bool = False
     trace: tuple[str, ...] = ()
     says: str = ""
     fix: str = ""

@@ -56,13 +56,14 @@ _BY_TYPE: Mapping[str, tuple[Code, Stage, Retry | None]] = MappingProxyType(
         "rejectedidentifier": (Code.REJECTED_BY_CA, _T.ORDER, None),
         "serverinternal": (Code.CA_UNAVAILABLE, _T.ORDER, None),
         "tls": (Code.CHALLENGE_FAILED, _T.CHALLENGE, None),
+        "unauthorized": (Code.ACCOUNT_INVALID, _T.ACCOUNT, None),
         "unknownhost": (Code.DNS_NOT_RESOLVING, _T.CHALLENGE, None),
         "unsupportedcontact": (Code.ACCOUNT_CONTACT_INVALID, _T.ACCOUNT, None),
         "unsupportedidentifier": (Code.REJECTED_BY_CA, _T.ORDER, None),
         "useractionrequired": (Code.ACCOUNT_INVALID, _T.ACCOUNT, None),
     }
 )
-"""RFC 8555 section 6.7, and the types of ACMEv1; `malformed` and `unauthorized` alone say nothing."""
+"""RFC 8555 section 6.7, and the types of ACMEv1; `malformed` alone says nothing."""
 
 _CHALLENGE_TYPES = frozenset(
     {"dns", "connection", "tls", "caa", "incorrectresponse", "unknownhost", "dnssec"}
@@ -87,10 +88,18 @@ def judge(problem: Problem) -> tuple[Row, Code]:
         for row in ca.SAYINGS.rows:
             if first(row, detail):
                 return row, row.code
-    if problem.type in _BY_TYPE and not problem.cut and not problem.parent and "sub-problems" not in detail:
+    told = problem.type in _BY_TYPE and detail and not _is_cut(problem)
+    if told and not (problem.type == "unauthorized" and at_challenge):
         row = _row_of_type(problem.type)
         return row, row.code
     return ca.UNTOLD, ca.UNTOLD.code
+
+
+def _is_cut(problem: Problem) -> bool:
+    """Tell whether the reason is missing: it stands in sub-problems, or the text ends inside a validation error."""
+    if problem.parent or "sub-problems" in problem.detail:
+        return True
+    return problem.cut and problem.type in {"connection", "unauthorized", "caa", "tls"}
 
 
 def _judge_challenge(problem: Problem) -> tuple[Row, Code] | None:
