@@ -176,6 +176,22 @@ def test_folder_swapped_for_a_link_in_the_midst_is_noticed(agent: Agent, root: P
     assert list(outside.iterdir()) == []
 
 
+@pytest.mark.parametrize("made", ["ln -s {outside}", "ln -s /dev/full", "ln {theirs}", "cp {theirs}"])
+def test_what_appears_at_the_last_moment_is_not_written_to(
+    agent: Agent, root: Path, tmp_path: Path, made: str
+) -> None:
+    """The token is in our argument list, for every user of the server to read while we are on our way."""
+    outside, theirs = tmp_path / "outside", tmp_path / "theirs"
+    theirs.write_text("theirs")
+    command = made.format(outside=outside, theirs=theirs)
+    agent.stub("dd", f'{command} "${{1#of=}}"; exec /bin/dd "$@"\n')
+    assert place(agent, root) == ["unwritable"]
+    take_away(agent)
+    left = root / INSIDE / TOKEN
+    assert left.is_symlink() or left.read_text() == "theirs"
+    assert (outside.exists(), theirs.read_text()) == (False, "theirs")
+
+
 def test_unprobe_follows_no_link_that_came_later(agent: Agent, root: Path, tmp_path: Path) -> None:
     place(agent, root)
     outside = tmp_path / "outside"

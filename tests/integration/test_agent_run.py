@@ -1,5 +1,6 @@
 """What the script makes of its arguments: certbot's command line, and nothing at all of hostile ones."""
 
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -133,9 +134,7 @@ def test_hostile_value_of_start_runs_nothing(agent: Agent, key: str, value: str)
     assert not (agent.jobs / "j.1").exists()
 
 
-@pytest.mark.parametrize(
-    "value", ["relative", "./x", "-w", "/srv\n/x", "/srv\x07", "/" + "a" * 5000, ""]
-)
+@pytest.mark.parametrize("value", ["relative", "./x", "-w", "/srv\n/x", "/srv\x07", "/" + "a" * 5000, ""])
 def test_hostile_webroot_runs_nothing(agent: Agent, value: str) -> None:
     words = [word for word in WORDS if word[:4] not in {"auth", "doma"}]
     answer = agent.run("start", 1, "j", 1, *words, "auth=webroot", f"webroot={value}", "domain=a.test")
@@ -344,6 +343,16 @@ def test_collect_without_a_log_of_this_run_gives_none_of_another(agent: Agent) -
     agent.start(1, attempt=2)
     agent.wait_over(1, attempt=2)
     assert collected(agent, 2)[2] == b""
+
+
+def test_collect_leaves_out_what_others_moved_aside_before(agent: Agent) -> None:
+    old = agent.logs / "a.test/letsencrypt.log.1"
+    old.parent.mkdir(parents=True)
+    old.write_text("older run\n")
+    os.utime(old, (1, 1))
+    agent.start(1, debug="this run\n")
+    agent.wait_over(1)
+    assert collected(agent)[2] == b"this run\n"
 
 
 def test_collect_finds_the_early_log_of_a_refusal(agent: Agent) -> None:
