@@ -182,6 +182,11 @@ class World(RuleBasedStateMachine):
     def runner_dies_while_certbot_runs(self) -> None:
         self._turn(self._claimable()[-1], Plan(run="goes on"))
 
+    @precondition(lambda self: self._claimable())
+    @rule(code=st.sampled_from(UNSEEN))
+    def server_does_not_answer(self, *, code: Code) -> None:
+        self._turn(self._claimable()[-1], Plan(unseen=code))
+
     @precondition(lambda self: any(job.state in LIVE for job in self.jobs))
     @rule(really=st.sampled_from([True, False, False, False, False, False]))
     def cancel(self, *, really: bool) -> None:
@@ -224,6 +229,11 @@ class World(RuleBasedStateMachine):
             assert newest_lives, "pending, but nobody works on it"
         elif self.site.ssl_status is SslStatus.NONE:
             assert not newest_lives, "accepted, but not pending"
+            assert lifecycle.own_certificate_of(self.site) is None
+        else:
+            own = lifecycle.own_certificate_of(self.site)
+            assert own is not None
+            assert not lifecycle.is_valid(own, self.now)
 
     @invariant()
     def what_has_ended_stays_ended_and_has_no_open_attempt(self) -> None:
@@ -426,7 +436,11 @@ class World(RuleBasedStateMachine):
     def _succeeded(self, job: Job) -> None:
         key = job.made.server.key
         certificate = self.disk[key, job.made.domain]
-        assert self._reached(job, certificate), "succeeded without what was asked for"
+        assert set(job.made.names) <= set(certificate.names)
+        assert lifecycle.is_valid(certificate, self.now)
+        assert not job.made.force or certificate.serial != job.made.serial_known, (
+            "a renewal that renewed nothing"
+        )
         if lifecycle.own_certificate(certificate, key, self.site.domain, self.site.server) is not None:
             # An older job may bring what the newer one is for; its word is as good (X.509 and handshake).
             self.site = replace(
