@@ -19,7 +19,7 @@ PROGRAM = """
 import json, sys
 from deploy.lab.lab import Lab
 
-with Lab(servers=1) as lab:
+with Lab(servers=1, broker="broker" in sys.argv) as lab:
     lab.server.add_site("a.test")
     print(json.dumps({"directory": str(lab.directory), "interface": f"cplab{lab.network._number}"}), flush=True)
     sys.stdin.readline()
@@ -36,11 +36,11 @@ class Trace:
 
 
 @contextlib.contextmanager
-def started(tmp_path: Path) -> Iterator[tuple["subprocess.Popen[bytes]", Trace]]:
+def started(tmp_path: Path, *parts: str) -> Iterator[tuple["subprocess.Popen[bytes]", Trace]]:
     """Run a lab in a process of its own, and give it with what it left traces of by then."""
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     with subprocess.Popen(
-        [sys.executable, "-c", PROGRAM],
+        [sys.executable, "-c", PROGRAM, *parts],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=environment,
@@ -83,7 +83,7 @@ def still_alive(trace: Trace) -> list[str]:
 
 
 def assert_nothing_is_left(trace: Trace) -> None:
-    assert len(trace.processes) > 10  # sshd, nginx, Pebble, PostgreSQL, RabbitMQ and their cells
+    assert len(trace.processes) > 10  # sshd, nginx, Pebble, PostgreSQL and their cells
     until(lambda: not still_alive(trace), what=f"end of all processes: {still_alive(trace)}")
     # The kernel takes a network apart after the last process in it has ended.
     until(lambda: not Path(f"/sys/class/net/{trace.interface}").exists(), what="end of the interface")
@@ -113,7 +113,7 @@ def test_signal_leaves_nothing(number: signal.Signals, tmp_path: Path) -> None:
 def test_kill_leaves_files_only_and_the_next_lab_removes_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with started(tmp_path) as (process, trace):
+    with started(tmp_path, "broker") as (process, trace):
         process.kill()
         process.wait(30)
     assert_nothing_is_left(trace)
@@ -126,7 +126,7 @@ def test_kill_leaves_files_only_and_the_next_lab_removes_them(
 def test_signal_while_starting_leaves_nothing(tmp_path: Path) -> None:
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     with subprocess.Popen(
-        [sys.executable, "-c", PROGRAM],
+        [sys.executable, "-c", PROGRAM, "broker"],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
