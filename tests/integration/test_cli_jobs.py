@@ -324,7 +324,9 @@ def test_who_and_why_must_be_a_line_of_text(cli: Cli, conn: Connection, text: st
 
 
 def test_two_pauses_at_once_are_one(cli: Cli, conn: Connection) -> None:
-    threads = [threading.Thread(target=cli, args=("pause", "--by", f"{number}")) for number in range(3)]
+    threads = [
+        threading.Thread(target=cli.process, args=("pause", "--by", f"{number}")) for number in range(3)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -46,8 +46,8 @@ def check(timers: str, *, systemd: bool | None = True) -> CheckResult:
             unit("certbot.timer", file="disabled"), True, Verdict.UNSURE, None,
             "certbot.timer is on, but not enabled", id="until the next reboot only",
         ),
-        pytest.param(DEBIAN_CRON, False, Verdict.PASS, None, "A cron job renews: /etc/cron.d/certbot:", id="no systemd"),
-        pytest.param(f"{NO_TIMERS}\n{OWN_CRON}", True, Verdict.PASS, None, "A cron job renews: /var/spool", id="cron job"),
+        pytest.param(DEBIAN_CRON, False, Verdict.PASS, None, "A cron job renews (/etc/cron.d/certbot).", id="no systemd"),
+        pytest.param(f"{NO_TIMERS}\n{OWN_CRON}", True, Verdict.PASS, None, "A cron job renews (/var/spool/cron/crontabs/root).", id="cron job"),
         pytest.param(
             f"{unit('certbot.timer', file='disabled', active='inactive')}\n{NO_TIMERS}\n{DEBIAN_CRON}", True,
             Verdict.FAIL, Code.AUTO_RENEW_MISSING, "certbot.timer is inactive (disabled). Turn on certbot's timer",

@@ -65,8 +65,18 @@ def show(checks: Iterable[Check], *, as_json: bool, name_width: int) -> bool:
     for check in checks:
         shown.append(check)
         if not as_json:
-            to_do = f" To do: {check.fix}" if check.fix else ""
-            lines.write(Cell(check.state, _STYLES[check.state]), Cell(check.name), Cell(check.found + to_do))
+            _write(lines, check)
     if as_json:
         output.write_json_array(shown)
     return all(check.state != "failed" for check in shown)
+
+
+def _write(lines: AlignedLines, check: Check) -> None:
+    """On a terminal what to do stands on a line of its own; in a pipe each check is one line."""
+    state, name = Cell(check.state, _STYLES[check.state]), Cell(check.name)
+    if not check.fix or output.is_terminal():
+        lines.write(state, name, Cell(check.found))
+    else:
+        lines.write(state, name, Cell(f"{check.found} To do: {check.fix}"))
+    if check.fix and output.is_terminal():
+        lines.write(Cell(""), Cell("  to do", "yellow"), Cell(check.fix))

@@ -19,6 +19,7 @@ _CLIENT = "certpilot-cli"
 _PUBLISH_TRIES = 3
 _CONFIRM_SECONDS = 10.0
 _LONG_SECONDS = 100
+_SPINNER_WIDTH = 2
 _COLUMNS = (9, 10)  # elapsed time, step
 
 
@@ -96,7 +97,7 @@ class _Waiting:
     def as_lines(self) -> int:
         with Spinner(self._now_doing) as spinner:
             lines = AlignedLines(_COLUMNS, spinner.console)
-            lines.write(Cell(self._elapsed(), "dim"), Cell("sent"), Cell(f"Site {self._site_id}."))
+            self._write(lines, Seen("sent", f"Site {self._site_id}."))
             return self._until_the_end(lambda _body, seen: self._write(lines, seen))
 
     def complain(self, text: str) -> None:
@@ -127,19 +128,22 @@ class _Waiting:
         return self._follower.take(event, datetime.now(UTC))
 
     def _write(self, lines: AlignedLines, seen: Seen) -> None:
-        lines.write(Cell(self._elapsed(), "dim"), Cell(seen.word, seen.style), Cell(seen.text))
+        elapsed = Cell(self._elapsed().rjust(_COLUMNS[0]), "dim")
+        lines.write(elapsed, Cell(seen.word, seen.style), Cell(seen.text))
         if seen.fix:
             lines.write(Cell(""), Cell("to do", "yellow"), Cell(seen.fix))
 
     def _now_doing(self) -> str:
         step = self._follower.waits_for.partition(":")[0]
-        return f"{self._elapsed()}  {step or 'waiting for certpilot to take it'}"
+        # The spinner takes two characters of the first column.
+        elapsed = self._elapsed().rjust(_COLUMNS[0] - _SPINNER_WIDTH)
+        return f"{elapsed}  {step or 'waiting for certpilot to take it'}"
 
     def _elapsed(self) -> str:
         seconds = time.monotonic() - self._began
         if seconds < _LONG_SECONDS:
-            return f"{seconds:.1f} s".rjust(_COLUMNS[0])
-        return f"{int(seconds) // 60} min {int(seconds) % 60:02} s".rjust(_COLUMNS[0])
+            return f"{seconds:.1f} s"
+        return f"{int(seconds) // 60} min {int(seconds) % 60:02} s"
 
     def _waits_for(self) -> str:
         if not self._follower.waits_for:
