@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
+from contracts.codes import Code
 from workers import logs
 from workers.core.caa import ca_identities
 from workers.core.model import Authenticator, Problem, RunSpec, Server
@@ -208,5 +209,10 @@ def _addresses_of(server: Server) -> tuple[str, ...]:
 
 
 def _concerns_only_the_order(preflight: Preflight) -> bool:
-    """Whether what blocks is about the challenge: an installation needs none."""
-    return preflight.blocking is not None and bool(preflight.blocking.names)
+    """Whether what blocks is about the challenge: an installation needs none.
+
+    A missing server block is about both: certbot would install into a copy of the default one, and visitors would be
+    shown another site's pages under the name.
+    """
+    blocking = preflight.blocking
+    return blocking is not None and bool(blocking.names) and blocking.code is not Code.NO_MATCHING_VHOST
