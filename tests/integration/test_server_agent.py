@@ -305,7 +305,7 @@ def test_script_is_sent_once_and_again_when_it_is_missing_or_empty(
     real = connection.run
 
     def counting(
-        command: str, *, stdin: bytes = b"", timeout_seconds: float, max_output_bytes: int = 1 << 24
+        command: str, *, stdin: bytes | None = None, timeout_seconds: float, max_output_bytes: int = 1 << 24
     ) -> CommandResult:
         sent.append(command)
         return real(command, stdin=stdin, timeout_seconds=timeout_seconds, max_output_bytes=max_output_bytes)
@@ -328,10 +328,13 @@ def test_script_cut_on_its_way_is_not_stored(connection: SshConnection, home: Ag
     real = connection.run
 
     def cutting(
-        command: str, *, stdin: bytes = b"", timeout_seconds: float, max_output_bytes: int = 1 << 24
+        command: str, *, stdin: bytes | None = None, timeout_seconds: float, max_output_bytes: int = 1 << 24
     ) -> CommandResult:
         return real(
-            command, stdin=stdin[:-100], timeout_seconds=timeout_seconds, max_output_bytes=max_output_bytes
+            command,
+            stdin=stdin and stdin[:-100],
+            timeout_seconds=timeout_seconds,
+            max_output_bytes=max_output_bytes,
         )
 
     connection.run = cutting  # type: ignore[method-assign]
@@ -351,7 +354,7 @@ def test_words_of_a_login_shell_do_not_disturb(connection: SshConnection, home: 
     real = connection.run
 
     def chatty(
-        command: str, *, stdin: bytes = b"", timeout_seconds: float, max_output_bytes: int = 1 << 24
+        command: str, *, stdin: bytes | None = None, timeout_seconds: float, max_output_bytes: int = 1 << 24
     ) -> CommandResult:
         result = real(
             command, stdin=stdin, timeout_seconds=timeout_seconds, max_output_bytes=max_output_bytes

@@ -341,8 +341,10 @@ def test_command_that_reads_no_input_ends(connection: SshConnection) -> None:
     assert (result.stdout, result.exit_status) == (b"early\n", 3)
 
 
-def test_command_without_input_sees_its_end(connection: SshConnection) -> None:
-    assert connection.run("wc -c", timeout_seconds=10).stdout.strip() == b"0"
+def test_empty_input_is_an_end_and_no_input_is_silence(connection: SshConnection) -> None:
+    assert connection.run("wc -c", stdin=b"", timeout_seconds=10).stdout.strip() == b"0"
+    waiting = connection.run("timeout 0.5 cat; echo $?", timeout_seconds=10)
+    assert waiting.stdout == b"124\n"
 
 
 def test_daemon_that_keeps_the_streams_does_not_hold_us(connection: SshConnection) -> None:
@@ -369,6 +371,7 @@ def test_command_killed_by_a_signal_has_no_status(connection: SshConnection) -> 
 
 
 def test_more_commands_at_once_than_sshd_has_sessions(connection: SshConnection) -> None:
+    """Quick ones, so that each channel's close meets what we still have to say of it."""
     with ThreadPoolExecutor(40) as pool:
         results = list(pool.map(lambda n: connection.run(f"echo {n}", timeout_seconds=60), range(100)))
     assert [int(result.stdout) for result in results] == list(range(100))
@@ -403,8 +406,8 @@ def test_connection_cut_while_a_command_runs(sshd: LoopbackSshd, tmp_path: Path)
         assert not later.value.sent
 
 
-@pytest.mark.parametrize("stdin", [b"", b"x" * 8_000_000], ids=["quiet", "writing"])
-def test_connection_that_freezes_ends_at_the_deadline(sshd: LoopbackSshd, stdin: bytes) -> None:
+@pytest.mark.parametrize("stdin", [None, b"x" * 8_000_000], ids=["quiet", "writing"])
+def test_connection_that_freezes_ends_at_the_deadline(sshd: LoopbackSshd, stdin: bytes | None) -> None:
     with proxy_to(sshd.port) as proxy, connect(sshd, sshd.server(port=proxy.port)) as connection:
         connection.run("true", timeout_seconds=10)
         proxy.freeze()

@@ -208,7 +208,9 @@ class ServerAgent:
             message = f"certpilot's script could not be stored on {self._server.host}: {words}."
             raise AgentFailedError(failure_code(words, Code.PERMISSION_DENIED), message, evidence=said)
 
-    def _send(self, argv: Sequence[str], timeout_seconds: float, *, stdin: bytes = b"") -> CommandResult:
+    def _send(
+        self, argv: Sequence[str], timeout_seconds: float, *, stdin: bytes | None = None
+    ) -> CommandResult:
         if any(_CONTROL.search(word) for word in argv):  # a NUL would end the line early on the other side
             raise EdgeError(Code.INTERNAL, "An argument for certpilot's script holds a control character.")
         line = " ".join(shlex.quote(word) for word in argv)

@@ -102,7 +102,7 @@ class SshConnection:
         self,
         command: str,
         *,
-        stdin: bytes = b"",
+        stdin: bytes | None = None,
         timeout_seconds: float,
         max_output_bytes: int = MAX_OUTPUT_BYTES,
     ) -> CommandResult:
@@ -110,7 +110,9 @@ class SshConnection:
 
         Args:
             command: the line; quote every argument.
-            stdin: given to its standard input, which is then closed.
+            stdin: given to its standard input, which is then closed. None: the input stays open and silent. Give
+                bytes only to a command that reads them to the end: paramiko may say "end of input" after it has
+                confirmed the channel's close (its two threads race), and sshd then ends the whole connection.
             timeout_seconds: for everything. At its end the command is left to itself: it may go on.
             max_output_bytes: of each stream; the rest is read and dropped, so that the command is not held up.
 
@@ -140,10 +142,12 @@ class SshConnection:
             raise self._lost(how, sent=True)
         return exchange.result(exchange.exit_status)
 
-    def _exchange(self, command: str, stdin: bytes, deadline: float, max_bytes: int) -> "_Exchange":
+    def _exchange(self, command: str, stdin: bytes | None, deadline: float, max_bytes: int) -> "_Exchange":
         sent = False
         try:
             channel = self._open_session(deadline)
+            if channel is None:
+                raise self._lost("takes no further command (MaxSessions)", sent=False)
             try:
                 sent = True
                 channel.exec_command(command.encode())
@@ -153,21 +157,24 @@ class SshConnection:
             finally:
                 with suppress(paramiko.SSHException, OSError, EOFError):
                     channel.close()
-        except paramiko.ChannelException as error:
-            raise self._lost(f"takes no further command ({error.text})", sent=False) from None
         except (paramiko.SSHException, OSError, EOFError):
             when = "while a command ran" if sent else "before a command was sent"
             raise self._lost(f"was lost {when}", sent=sent) from None
 
-    def _open_session(self, deadline: float) -> paramiko.Channel:
+    def _open_session(self, deadline: float) -> paramiko.Channel | None:
+        """Open a session; None where the server keeps refusing one over a connection that is up."""
         give_up = min(deadline, time.monotonic() + _REFUSED_SECONDS)
         while True:
             try:
                 return self._transport.open_session(timeout=max(0.1, deadline - time.monotonic()))
-            except paramiko.ChannelException:
-                if time.monotonic() > give_up:
+            except (
+                paramiko.SSHException
+            ):  # the refusal itself goes to whichever thread asks the transport first
+                if not self.alive:
                     raise
-                time.sleep(_ASK_AGAIN_SECONDS)
+            if time.monotonic() > give_up:
+                return None
+            time.sleep(_ASK_AGAIN_SECONDS)
 
     def _lost(self, what: str, *, sent: bool) -> EdgeError:
         where = f"The SSH connection to {self.server.host}:{self.server.port}"
@@ -191,10 +198,10 @@ class _Exchange:
         exit_status: None until the command has ended and said all; below zero where it gave none.
     """
 
-    def __init__(self, channel: paramiko.Channel, stdin: bytes, max_bytes: int) -> None:
+    def __init__(self, channel: paramiko.Channel, stdin: bytes | None, max_bytes: int) -> None:
         self._channel = channel
-        self._pending = memoryview(stdin)
-        self._input_open = True
+        self._pending = memoryview(stdin or b"")
+        self._feeding = stdin is not None
         self._max_bytes = max_bytes
         self._out, self._err = bytearray(), bytearray()
         self._truncated = False
@@ -205,7 +212,7 @@ class _Exchange:
         heard_at = time.monotonic()
         while (now := time.monotonic()) < deadline:
             self._feed()
-            tick = _FEEDING_TICK_SECONDS if self._input_open else _TICK_SECONDS
+            tick = _FEEDING_TICK_SECONDS if self._feeding else _TICK_SECONDS
             chunk = self._read(min(tick, deadline - now))
             if chunk:
                 heard_at = now
@@ -218,16 +225,16 @@ class _Exchange:
 
     def _feed(self) -> None:
         """Send what the other side takes now; after the last byte say that it was the last."""
-        if not self._input_open:
+        if not self._feeding:
             return
         try:
             while self._pending and self._channel.send_ready():
                 self._pending = self._pending[self._channel.send(bytes(self._pending[:_CHUNK_BYTES])) :]
             if not self._pending:
                 self._channel.shutdown_write()
-                self._input_open = False
+                self._feeding = False
         except OSError:  # it ended without reading on: what it said is in the buffers still
-            self._input_open = False
+            self._feeding = False
 
     def _read(self, wait_seconds: float) -> bytes | None:
         """A piece of standard output, empty at the end, None where none came in time; and all of standard error."""
