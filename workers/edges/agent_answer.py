@@ -11,6 +11,7 @@ from workers.core.model import Authenticator, Look, RunOutput, RunSpec, RunState
 AGENT_VERSION = 1
 """The dialogue spoken here; the script's first line says its own. Raise both where they no longer fit together."""
 
+_MAX_DIGITS = 18
 _FAILURES = (
     ("no space left on device", Code.DISK_FULL),
     ("disk quota exceeded", Code.DISK_FULL),
@@ -88,7 +89,13 @@ def parse_answer(output: bytes) -> Answer:
             lines.append((key, value))
     result = lines.pop()[1] if whole and inside is None and lines and lines[-1][0] == "result" else None
     joined = {name: "\n".join(content) for name, content in sections.items()}
-    return Answer(int(version) if version.isdigit() else 0, tuple(lines), joined, result)
+    return Answer(number_of(version) or 0, tuple(lines), joined, result)
+
+
+def number_of(text: str | None) -> int | None:
+    """A number as the script writes it, at most 18 digits; None where it is none."""
+    usable = text is not None and text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS
+    return int(text) if usable and text is not None else None
 
 
 def look_of(answer: Answer) -> Look:
@@ -98,12 +105,11 @@ def look_of(answer: Answer) -> Look:
         MalformedAnswerError: a state or number that is none.
     """
     pem = answer.sections.get("certificate")
+    stage = answer.get("stage")
     try:
-        exit_code = answer.get("exit")
-        stage = answer.get("stage")
         return Look(
             run=RunState(answer.get("run") or ""),
-            exit_code=None if exit_code is None else int(exit_code),
+            exit_code=number_of(answer.get("exit")),
             begun=answer.get("begun") != "no",
             rebooted=answer.get("rebooted") == "yes",
             other_run=answer.get("other") == "yes",

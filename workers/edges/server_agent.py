@@ -22,6 +22,7 @@ from workers.edges.agent_answer import (
     MalformedAnswerError,
     failure_code,
     look_of,
+    number_of,
     parse_answer,
     run_output_of,
     start_words,
@@ -231,7 +232,7 @@ class ServerAgent:
             case "OK":
                 return answer
             case "STALE":
-                raise StaleFenceError(self._fence, int(answer.get("fence") or self._fence))
+                raise StaleFenceError(self._fence, number_of(answer.get("fence")) or self._fence)
             case "BUSY":
                 raise RunBusyError(Code.SERVER_BUSY, f"Another run of certpilot is at work on {host}.")
             case "AGENT_BUSY":
