@@ -15,7 +15,6 @@ FORGET = (
     "/etc/nginx/conf.d",
     "/etc/nginx/sites-available",
     "/etc/nginx/sites-enabled",
-    "/root/.ssh",
     "/var/lib/certpilot",
     "/var/lib/letsencrypt",
     "/var/log/certpilot",
