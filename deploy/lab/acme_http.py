@@ -4,13 +4,13 @@ import contextlib
 import http.client
 import socket
 import ssl
-import threading
 import time
 from collections.abc import Callable, Iterable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any, Protocol
 
 from deploy.lab.acme_messages import Reply, Seen, endpoint_of, path_of, read_jws
+from deploy.lab.door import Door
 
 _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "date", "server"}
 IDLE_SECONDS = 60
@@ -58,44 +58,13 @@ class PlacedHTTPSConnection(http.client.HTTPSConnection):
             raise
 
 
-class FrontServer(ThreadingHTTPServer):
-    """Serves one listening socket until it is closed, connections included."""
-
-    daemon_threads = (
-        False  # so that closing waits for them: a connection left open would keep the network alive
-    )
+class FrontServer(Door):
+    """The proxy's door: serves one listening socket until it is closed, connections included."""
 
     def __init__(self, proxy: Front, listener: socket.socket) -> None:
-        super().__init__(listener.getsockname()[:2], _Handler, bind_and_activate=False)
-        self.socket.close()
-        self.socket = listener
+        """Take over a listening socket."""
+        super().__init__(listener, _Handler)
         self.proxy = proxy
-        self._open: set[socket.socket] = set()
-        self._open_lock = threading.Lock()
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """Start a connection's thread; it is known as open until `shutdown_request`."""
-        with self._open_lock:
-            self._open.add(request)
-        super().process_request(request, client_address)
-
-    def shutdown_request(self, request: Any) -> None:
-        """End a connection."""
-        with self._open_lock:
-            self._open.discard(request)
-        super().shutdown_request(request)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing: clients that go away in the middle are what this lab is for."""
-
-    def close(self) -> None:
-        """Stop listening, cut every connection and wait for their threads."""
-        self.shutdown()
-        with self._open_lock:
-            for connection in self._open:
-                with contextlib.suppress(OSError):
-                    connection.shutdown(socket.SHUT_RDWR)
-        self.server_close()
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -28,7 +28,15 @@ class _Script:
     reply: Reply
     endpoint: str
     names: frozenset[str] | None
+    client: str | None
     times: int | None
+
+    def fits(self, seen: Seen) -> bool:
+        return (
+            self.endpoint in ("*", seen.endpoint)
+            and self.names in (None, frozenset(seen.names))
+            and self.client in (None, seen.client)
+        )
 
 
 class AcmeProxy:
@@ -37,6 +45,7 @@ class AcmeProxy:
     Attributes:
         limits: the buckets in force.
         offset_seconds: how far the CA's clock for limits is ahead of the machine's.
+        caa_identities: by which names CAA records call this CA (RFC 8555 section 7.1.1); Pebble tells none.
         latency_seconds: waited before each answer.
     """
 
@@ -64,6 +73,7 @@ class AcmeProxy:
         self._client_context = ssl.create_default_context(cafile=str(root))
         self.limits = limits
         self.offset_seconds = 0.0
+        self.caa_identities: tuple[str, ...] = ("ca.lab.test",)
         self.latency_seconds = 0.0
         self._lock = threading.Lock()
         self._seen: list[Seen] = []
@@ -104,6 +114,7 @@ class AcmeProxy:
         *,
         endpoint: str = "new-order",
         names: Iterable[str] | None = None,
+        client: str | None = None,
         times: int | None = 1,
     ) -> None:
         """Answer the next requests by this reply instead of asking Pebble.
@@ -112,15 +123,22 @@ class AcmeProxy:
             reply: what to say.
             endpoint: a value of ENDPOINTS, or "*".
             names: only orders of exactly these names.
+            client: only requests from this address.
             times: how often; None until `answer_truly`.
         """
         with self._lock:
-            self._scripts.append(_Script(reply, endpoint, None if names is None else frozenset(names), times))
+            wanted = None if names is None else frozenset(names)
+            self._scripts.append(_Script(reply, endpoint, wanted, client, times))
 
     def fail_validation(self, name: str, kind: str, detail: str) -> None:
         """Let every validation of a name fail with this problem, whatever Pebble found (for the CA's own words)."""
         with self._lock:
             self._failing[name] = (kind, detail)
+
+    def let_validate(self, name: str) -> None:
+        """Let validations of a name end as Pebble finds, as before `fail_validation`."""
+        with self._lock:
+            self._failing.pop(name, None)
 
     def answer_truly(self) -> None:
         """Forget all scripted answers and failures."""
@@ -178,7 +196,10 @@ class AcmeProxy:
         """Remember an answer and count what it means for the limits; give the body to send on."""
         document = read_object(body)
         with self._lock:
-            if seen.endpoint == "authorization" and not refused:
+            if seen.endpoint == "directory" and document and not refused:
+                meta = {**document.get("meta", {}), "caaIdentities": list(self.caa_identities)}
+                body = json.dumps({**document, "meta": meta}).encode()
+            elif seen.endpoint == "authorization" and not refused:
                 body = self._note_authorization(seen, document, body)
             elif not refused:
                 self._note_order(seen, status, document)
@@ -188,7 +209,7 @@ class AcmeProxy:
 
     def _scripted(self, seen: Seen) -> Reply | None:
         for script in self._scripts:
-            if script.endpoint in ("*", seen.endpoint) and script.names in (None, frozenset(seen.names)):
+            if script.fits(seen):
                 if script.times is not None:
                     script.times -= 1
                     if script.times <= 0:

@@ -55,6 +55,7 @@ class Dns:
         self._records: dict[str, dict[str, tuple[str, ...]]] = {}
         self._servfail: set[str] = set()
         self._silent: set[str] = set()
+        self._views: dict[tuple[str, str], tuple[str, ...]] = {}
         self._queries: list[Query] = []
         self._thread: threading.Thread | None = None
         self._wake: socket.socket | None = None
@@ -105,9 +106,23 @@ class Dns:
         with self._lock:
             (self._silent.add if silent else self._silent.discard)(_plain(name))
 
+    def show_to(self, client: str, name: str, *addresses: str) -> None:
+        """Give one client other addresses of a name than everybody else; none: what everybody sees.
+
+        Args:
+            client: the client's address.
+            name: the name; for this client it has no IPv6 address then.
+            addresses: IPv4.
+        """
+        with self._lock:
+            self._views.pop((client, _plain(name)), None)
+            if addresses:
+                self._views[client, _plain(name)] = addresses
+
     def clear(self, name: str) -> None:
         """Forget all that was said of a name: it does not exist."""
         with self._lock:
+            self._views = {key: value for key, value in self._views.items() if key[1] != _plain(name)}
             self._records.pop(_plain(name), None)
             self._servfail.discard(_plain(name))
             self._silent.discard(_plain(name))
@@ -170,7 +185,7 @@ class Dns:
                 return response
             exists = name in self._records or any(known.endswith(f".{name}") for known in self._records)
             for _ in range(_CHASE):
-                records = self._records.get(name, {})
+                records = self._records_for(client, name)
                 alias = kind != "CNAME" and records.get("CNAME")
                 values = alias or records.get(kind, ())
                 if values:
@@ -186,6 +201,10 @@ class Dns:
         if not response.answer:
             response.authority.append(dns.rrset.from_text(dns.name.root, TTL_SECONDS, "IN", "SOA", SOA))
         return response
+
+    def _records_for(self, client: str, name: str) -> dict[str, tuple[str, ...]]:
+        view = self._views.get((client, name))
+        return self._records.get(name, {}) if view is None else {"A": view}
 
 
 def _plain(name: str) -> str:

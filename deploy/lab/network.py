@@ -84,6 +84,12 @@ class Network:
             raise LabError("the lab's network is full")
         return number
 
+    def add_authority_address(self) -> str:
+        """Give the cell of the authority one more IPv4 address, for a program that stands for another machine."""
+        number = self.next_number()
+        self._batch(f"address add {self.address(number)}/24 dev br0")
+        return self.address(number)
+
     def join(self, cell: Cell, number: int) -> None:
         """Give a cell the interface eth0 with the addresses of this number, and a default route to this machine."""
         self._batch(
