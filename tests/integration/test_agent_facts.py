@@ -294,6 +294,18 @@ def test_inspect_of_a_bare_server(agent: Agent, tmp_path: Path) -> None:
     assert (answer["port80_listener"], answer.section("nginx_config")) == ("unknown", None)
 
 
+def test_inspect_leaves_inodes_out_where_the_file_system_counts_none(agent: Agent) -> None:
+    """btrfs reports none of none; that must not look like a full disk."""
+    agent.stub(
+        "df",
+        'case $1 in -Pi) printf "Filesystem Inodes IUsed IFree\n/dev/x 0 0 0\n/dev/y 9 7 2\n/dev/x 0 0 0\n";; '
+        '*) printf "Filesystem 1024-blocks Used Available\n/dev/x 9 4 5\n/dev/y 9 3 6\n/dev/x 9 4 5\n";; esac\n',
+    )
+    answer = agent.run("inspect")
+    assert [answer[f"inode_free_{place}"] for place in ("etc", "var", "log")] == [None, "2", None]
+    assert [answer[f"disk_free_kb_{place}"] for place in ("etc", "var", "log")] == ["5", "6", "5"]
+
+
 def test_inspect_of_a_broken_nginx_shows_its_words(agent: Agent) -> None:
     agent.stub(
         "nginx",

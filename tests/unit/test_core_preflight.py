@@ -103,7 +103,12 @@ SERVER_FAILURES: dict[str, tuple[dict[str, Any], Code, str]] = {
         Code.DISK_FULL,
         "The server's disk is full: /etc/letsencrypt has 50 MiB free. Free at least 100 MiB there.",
     ),
-    "no inodes": (
+    "no inode left": (
+        {"inode_free": {"etc": 0}},
+        Code.DISK_FULL,
+        "The server's disk is full: /etc/letsencrypt has 0 inodes free. Free at least 100 MiB there.",
+    ),
+    "few inodes": (
         {"inode_free": {"var": 3}},
         Code.DISK_FULL,
         "The server's disk is full: /var/lib has 3 inodes free. Free at least 100 MiB there.",
@@ -172,7 +177,6 @@ def test_a_server_block_in_what_could_not_be_read_is_unsure(changes: dict[str, A
         ({"certbot_plugins": ("unknown",)}, "It could not be told whether certbot has its nginx plugin."),
         ({"certbot_busy": True}, "Another certbot is at work on the server; it is waited for."),
         ({"memory_available_kb": 20_000}, "Only 19 MiB of memory are available; certbot needs about 50."),
-        ({"inode_free": {"etc": 0}}, "The disk has room; its file system does not count inodes, or has none left."),
         ({"port80_listeners": None}, "The server did not say which program listens on port 80."),
     ],
 )  # fmt: skip

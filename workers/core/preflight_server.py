@@ -155,7 +155,7 @@ def check_disk(o: Observations) -> CheckResult:
     short += [
         f"{_PLACES.get(p, p)} has {n} inodes free"
         for p, n in o.facts.inode_free.items()
-        if 0 < n < MIN_FREE_INODES
+        if n < MIN_FREE_INODES
     ]
     if short:
         return failed(
@@ -165,8 +165,6 @@ def check_disk(o: Observations) -> CheckResult:
         )
     if not o.facts.disk_free_kb:
         return unsure("disk", "The server did not say how much disk is free.")
-    if 0 in o.facts.inode_free.values():
-        return unsure("disk", "The disk has room; its file system does not count inodes, or has none left.")
     return passed("disk", f"{min(o.facts.disk_free_kb.values()) // 1024} MiB free.")
 
 

@@ -45,7 +45,7 @@ class ServerFacts:
         nginx_test: what it said.
         nginx_config: the dump, cut at 4 MiB.
         disk_free_kb: free space by place (`etc`: /etc/letsencrypt, `var`: /var/lib, `log`: /var/log), in KiB.
-        inode_free: free inodes by the same places; 0 also where a file system does not count them.
+        inode_free: free inodes by the same places; a file system that counts none is left out.
         memory_available_kb: in KiB.
         port80_listeners: names of the programs that listen on port 80; empty: none does.
         port443_listeners: the same for port 443.

@@ -322,7 +322,8 @@ inspect() {
   certbot_busy && fact certbot_busy yes || fact certbot_busy no
   [ -d "$LE" ] && f=$LE || f=/etc
   for n in k:disk_free_kb_ i:inode_free_; do
-    df "-P${n%%:*}" "$f" /var/lib /var/log | awk -v "k=${n#*:}" 'BEGIN { split("etc var log", n) } NR > 1 { print k n[NR - 1] "=" $4 }'
+    # btrfs and others count no inodes and say 0 of 0: that is not a full disk
+    df "-P${n%%:*}" "$f" /var/lib /var/log | awk -v "k=${n#*:}" 'BEGIN { split("etc var log", n) } NR > 1 && $2 + 0 { print k n[NR - 1] "=" $4 }'
   done
   awk '/^MemAvailable:/ { print "memory_available_kb=" $2 }' /proc/meminfo
   say "port80_listener=$(listener 80)" "port443_listener=$(listener 443)"; fact addresses "$(own_addresses)"
