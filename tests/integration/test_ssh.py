@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import paramiko
 import pytest
 
 from contracts.codes import Code
@@ -18,7 +19,7 @@ from tests.support.agent import wait_for
 from tests.support.loopback import LoopbackSshd, black_hole, make_key, proxy_to
 from workers.core.model import Server
 from workers.edges.errors import EdgeError
-from workers.edges.ssh import SshConnection
+from workers.edges.ssh import SshConnection, _Exchange
 
 
 @pytest.fixture(scope="module")
@@ -416,6 +417,36 @@ def test_connection_that_freezes_ends_at_the_deadline(sshd: LoopbackSshd, stdin:
             connection.run("cat >/dev/null", stdin=stdin, timeout_seconds=1)
         assert caught.value.code is Code.SERVER_UNREACHABLE
         assert time.monotonic() - before < 6
+
+
+@pytest.mark.timeout(60)
+def test_request_that_is_never_answered_ends_at_the_deadline_and_may_have_run(
+    sshd: LoopbackSshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """paramiko waits without end for the answer to `exec`; the fault is put in right before it is asked."""
+    real = paramiko.Channel.exec_command
+    with proxy_to(sshd.port) as proxy, connect(sshd, sshd.server(port=proxy.port)) as connection:
+
+        def frozen(channel: paramiko.Channel, command: bytes) -> None:
+            proxy.freeze()
+            real(channel, command)
+
+        monkeypatch.setattr(paramiko.Channel, "exec_command", frozen)
+        before = time.monotonic()
+        with pytest.raises(EdgeError) as caught:
+            connection.run("true", timeout_seconds=0.5)
+        assert caught.value.sent
+        assert time.monotonic() - before < 10
+
+
+def test_input_for_a_command_that_has_ended_is_dropped(connection: SshConnection) -> None:
+    channel = connection._transport.open_session()
+    channel.exec_command("echo done; exit 3")
+    wait_for(lambda: channel.closed, "the command has ended")
+    exchange = _Exchange(channel, b"too late", 100)
+    exchange.run_until(time.monotonic() + 10)
+    assert exchange.exit_status == 3
+    assert exchange.result(3).stdout == b"done\n"
 
 
 def test_connection_that_freezes_under_a_command_ends_at_the_deadline(sshd: LoopbackSshd) -> None:

@@ -103,6 +103,7 @@ class Proxy:
         self.port: int = self._listener.getsockname()[1]
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._frozen = threading.Event()
+        self._still = threading.Event()
         self._closed = threading.Event()
         self.connections = 0
         self.hang_up_on = 0
@@ -111,7 +112,9 @@ class Proxy:
         self._thread.start()
 
     def freeze(self) -> None:
+        """On return nothing is forwarded any more."""
         self._frozen.set()
+        assert self._still.wait(10)
 
     def cut(self) -> None:
         for pair in self._pairs:
@@ -123,6 +126,8 @@ class Proxy:
     def _serve(self) -> None:
         while not self._closed.is_set():
             ends = [] if self._frozen.is_set() else [end for pair in self._pairs for end in pair]
+            if not ends and self._frozen.is_set():
+                self._still.set()
             with contextlib.suppress(OSError, ValueError, StopIteration):  # cut in the midst
                 for ready in select.select([self._listener, *ends], [], [], 0.05)[0]:
                     self._accept() if ready is self._listener else self._forward(ready)
