@@ -51,7 +51,9 @@ class Case:
 @cache
 def all_cases() -> tuple[Case, ...]:
     return tuple(
-        Case(raw["id"], raw["input"], raw["exit_code"], raw["channel"], raw["expected"], path.parent == FOLDER)
+        Case(
+            raw["id"], raw["input"], raw["exit_code"], raw["channel"], raw["expected"], path.parent == FOLDER
+        )
         for path in sorted([*FOLDER.glob("*.json"), *(FOLDER / "own").glob("*.json")])
         for raw in [json.loads(path.read_text(encoding="utf-8"))]
     )
@@ -109,5 +111,3 @@ def watched() -> Iterator[set[str]]:
 
     with patch.object(Phrase, "find", find):
         yield found
-
-

@@ -79,7 +79,7 @@ ACCOUNTS = (
     Row(
         ("account not found or deactivated", "account is not valid, has status", "no registration exists matching",
          "no account exists with the provided key", 'account "{}" not found', "unable to find account",
-         "account does not exist", "must agree to terms of service", "did not agree to the terms of service",
+         "account does not exist", "must agree to terms of service", "must agree to subscriber agreement", "did not agree to the terms of service",
          "signing key did not match account key", "account is deactivated", "account has been deactivated",
          "account has been revoked", "an account that does not exist", "no account exists", "account is blocked",
          "invalid account url", "keyid header contained an invalid account", "malformed account id in keyid",
@@ -88,7 +88,7 @@ ACCOUNTS = (
         not_that="no refusal of the site's name, whatever the type says",
     ),
     Row(
-        ("anti-replay nonce", "invalid nonce", "unacceptable nonce", "bad nonce"),
+        ("anti-replay nonce", "invalid nonce", "unacceptable nonce"),
         Code.CA_UNAVAILABLE, _S.ORDER, "RFC 8555 6.5.1; boulder wfe2/verify.go; certbot retries once",
         says="A one-time number of the CA's protocol ran out between two requests.",
     ),
@@ -262,4 +262,10 @@ UNTOLD = Row(
     (), Code.INTERNAL, _S.CHALLENGE, "the text is cut before the CA's reason, or holds none: no guess",
     says="The CA's check of the site failed, but this text does not say why.",
     fix="Read the debug log, where the CA's whole answer stands.",
+)  # fmt: skip
+
+UNTOLD_REQUEST = Row(
+    (), Code.INTERNAL, _S.ORDER, "a refusal whose reason is missing or unknown: no guess",
+    says="The CA refused the request, for a reason that this text does not tell or that is new.",
+    fix="Read the debug log, where the CA's whole answer stands; report the text, so that it is known the next time.",
 )  # fmt: skip

@@ -60,7 +60,8 @@ def _has_children(later: tuple[Problem, ...], parent: Problem) -> bool:
 def _hit(document: Document, problem: Problem) -> Hit:
     row, code = judge(problem)
     weight = None
-    if problem.type == "badnonce" and document.record_at(problem.start) is not None:
+    asked_again = "retryingrequestaftererror" in document.squeezed
+    if problem.type == "badnonce" and (asked_again or document.record_at(problem.start) is not None):
         weight = Weight.BACKGROUND  # certbot asks again by itself; the log's end tells whether that helped
     stage = Stage.FINALIZE if "finalizingorder" in problem.detail else None
     return Hit(

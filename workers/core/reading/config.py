@@ -20,7 +20,7 @@ _MANAGED = re.compile(r"#\s*" + r"\s*".join("managedbycertbot"))
 """certbot's comment, which a terminal may have broken: its second half is no directive."""
 
 MOST_DIRECTIVES = 60_000
-_OPENS = re.compile(r"^(?:server|http) ?\{|^server ?$")
+_OPENS = re.compile(r"""(?:^|["'])((?:server|http) ?\{)|^server ?$""")
 _QUOTED = re.compile(r"\"[^\"]*\"|'[^']*'|\$\{\w+\}")
 _TO_HTTPS = re.compile(r"https://(?:\$(?:host|server_name|http_host)|[\w.-]+)")
 _PLAIN_HTTP = re.compile(r"""\$(?:scheme|https|ssl_protocol|http_x_forwarded_proto|server_port)""")
@@ -113,12 +113,16 @@ def config_part(document: Document) -> tuple[tuple[int, ...], str, bool]:
     texts: list[str] = []
     depth = 0
     for line in document.lines:
-        if depth <= 0 and not _OPENS.search(line.text):
-            continue
-        bare = _QUOTED.sub("", line.text.split("#", 1)[0])
+        text = line.text
+        if depth <= 0:
+            opens = _OPENS.search(text)
+            if not opens:
+                continue
+            text = text[max(0, opens.start(1)) :]
+        bare = _QUOTED.sub("", text.split("#", 1)[0])
         depth += bare.count("{") - bare.count("}")
         numbers.append(line.number)
-        texts.append(line.text)
+        texts.append(text)
     return tuple(numbers), _MANAGED.sub(_only_feeds, "\n".join(texts)), depth <= 0
 
 

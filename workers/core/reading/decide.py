@@ -18,9 +18,15 @@ _ENDS = (
     Phrase("please see the logfiles in"),
     Phrase("please see the logfile"),
 )
+_SAME_SENTENCE = 120
+"""An exception's text that goes on behind a break is still the last words of the run that raised it."""
+
 _CERTBOT_SPEAKERS = frozenset({"CA", "certbot", "network to the CA", "Python"})
 _FAILED = re.compile(r"[1-9]\d*renewfailure|\(failure\)|all(?:simulated)?renew\w*(?:attempts)?failed")
 _PARSE_FAILED = re.compile(r"[1-9]\d*parsefailure")
+ENDED_FROM_OUTSIDE = frozenset({124, 129, 130, 137, 143, -1, -2, -9, -15})
+"""Exit codes of a run that a signal or timeout(1) ended: it says nothing itself, and an older run's words are not its."""
+
 _BLOCKING = {
     Retry.NEVER: 0,
     Retry.SERVER_ADMIN: 1,
@@ -29,6 +35,15 @@ _BLOCKING = {
     Retry.SOON: 4,
 }
 """The longer it holds the certificate up, the more blocking: a person of ours, the owner, the CA's time, a moment."""
+
+_WITHIN_CHALLENGE = (
+    Code.DNS_NOT_RESOLVING,
+    Code.DNS_WRONG_SERVER,
+    Code.PORT_80_BLOCKED,
+    Code.PORT_443_BLOCKED,
+    Code.GEO_BLOCKED,
+)
+"""The CA resolves the name, connects, asks, and looks at CAA: what fails earlier is to be mended first."""
 
 _LATE = frozenset({Stage.INSTALL, Stage.RELOAD, Stage.HOOK, Stage.SCHEDULE, Stage.SERVE})
 
@@ -78,7 +93,7 @@ def decide(document: Document, gathered: Gathered, exit_code: int | None, *, one
     last: Decision | None = None
     for begin, end in reversed(runs):
         decision = _judge(document, gathered, begin, end, exit_code, one_run=one_run)
-        if decision.verdicts or decision.fine:
+        if decision.verdicts or decision.fine or exit_code in ENDED_FROM_OUTSIDE:
             return decision
         last = last or decision
     return last or Decision((), (), fine=False, run=(0, len(document.squeezed)))
@@ -125,10 +140,13 @@ def _restart(document: Document, hits: list[Hit], begin: int, end: int) -> int:
         for here, following in zip(final, [*final[1:], None], strict=False)
         if here is not None and following is None
     ]
-    talk = [hit.start for hit in hits if hit.the_weight >= Weight.CRASH and hit.speaker in _CERTBOT_SPEAKERS]
+    talk = [
+        hit.start - (_SAME_SENTENCE if hit.the_weight is Weight.CRASH else 0)
+        for hit in hits
+        if hit.the_weight >= Weight.CRASH and hit.speaker in _CERTBOT_SPEAKERS
+    ]
     for place in sorted(ends, reverse=True):
-        line = document.lines[document.index_at(place)]
-        behind = line.start + len(line.text.replace(" ", ""))
+        behind = document.line_end(place)
         later = [start for start in talk if start >= behind]
         if later and document.squeezed.find("importantnotes:", behind, later[0]) < 0:
             return behind
@@ -246,6 +264,8 @@ def _verdicts(document: Document, chosen: list[Hit], begin: int) -> tuple[Verdic
     return tuple(sorted(verdicts, key=_blocking))
 
 
-def _blocking(verdict: Verdict) -> tuple[int, int, int]:
+def _blocking(verdict: Verdict) -> tuple[int, int, int, int]:
     hit = verdict.hits[0]
-    return _BLOCKING[hit.the_retry], STAGE_ORDER[hit.the_stage], hit.start
+    code = hit.the_code
+    within = _WITHIN_CHALLENGE.index(code) if code in _WITHIN_CHALLENGE else len(_WITHIN_CHALLENGE)
+    return _BLOCKING[hit.the_retry], STAGE_ORDER[hit.the_stage], within, hit.start

@@ -22,7 +22,7 @@ _PLAIN: Mapping[int, Row] = MappingProxyType(
     {
         number: row
         for numbers, row in (
-            ((28, 122), Row((), Code.DISK_FULL, _S.SAVE, "ENOSPC, EDQUOT")),
+            ((28, 122), Row((), Code.DISK_FULL, _S.SAVE, "Linux ENOSPC, EDQUOT")),
             (
                 (5, 30, 95, 107, 116, 117),
                 Row(
@@ -30,11 +30,10 @@ _PLAIN: Mapping[int, Row] = MappingProxyType(
                     not_that="no missing right, although certbot adds its advice about root",
                 ),
             ),
-            ((1, 13), Row((), Code.PERMISSION_DENIED, _S.START, "EPERM, EACCES")),
-            ((12,), Row((), Code.OUT_OF_MEMORY, _S.START, "ENOMEM")),
-            ((98,), Row((), Code.PORT_80_IN_USE, _S.CHALLENGE, "EADDRINUSE")),
-            ((32,), Row((), Code.INTERRUPTED, _S.HOOK, "EPIPE: the reader of the output went away (FACTS-certbot 4.3)", weight=Weight.CRASH)),
-            ((8, 26), Row((), Code.CERTBOT_BROKEN, _S.START, "ENOEXEC, ETXTBSY")),
+            ((1, 13), Row((), Code.PERMISSION_DENIED, _S.START, "Linux EPERM, EACCES")),
+            ((12,), Row((), Code.OUT_OF_MEMORY, _S.START, "Linux ENOMEM")),
+            ((98,), Row((), Code.PORT_80_IN_USE, _S.CHALLENGE, "Linux EADDRINUSE")),
+            ((8, 26), Row((), Code.CERTBOT_BROKEN, _S.START, "Linux ENOEXEC, ETXTBSY")),
             ((40,), Row((), Code.LINEAGE_BROKEN, _S.SAVE, "ELOOP: a link that leads to itself")),
         )
         for number in numbers

@@ -5,16 +5,17 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 
-from workers.core.reading import ca, console, console_end, nginx, python, shell, state
+from workers.core.reading import ca, console, console_end, nginx, python, served, shell, state
 from workers.core.reading.ca_hits import ca_hits, ordered_names
 from workers.core.reading.errnos import errno_hits
 from workers.core.reading.lines import Document
 from workers.core.reading.names import ordered_names_needed, stated_time
 from workers.core.reading.nginx import nginx_hits
-from workers.core.reading.segments import Mark, Segments, segment, within
+from workers.core.reading.segments import Mark, Segments, Trace, segment, within
+from workers.core.reading.served import served_hits
 from workers.core.reading.state import state_hits, state_marks
 from workers.core.reading.tables import table_hits
-from workers.core.reading.values import Hit, Stage, Table, Weight
+from workers.core.reading.values import Hit, Row, Stage, Table, Weight
 
 TABLES: tuple[Table, ...] = (
     ca.SAYINGS,
@@ -29,7 +30,8 @@ TABLES: tuple[Table, ...] = (
     python.NETWORK,
     python.CRASHES,
     nginx.AROUND,
-    state.SERVED,
+    state.UNITS,
+    served.SERVED,
 )
 """Every table of phrases."""
 
@@ -62,6 +64,7 @@ def gather(document: Document) -> Gathered:
         errno_hits(document, segments),
         nginx_hits(document, segments),
         state_hits(document),
+        served_hits(document),
     )
     hits = list(problems.hits)
     hits += [
@@ -118,9 +121,9 @@ def _crashes(document: Document, segments: Segments, hits: list[Hit]) -> Iterato
     """Exceptions that only a program's own fault raises, where no row says better what they are."""
     known = [hit.start for hit in hits if hit.the_weight >= Weight.CRASH]
     for trace in segments.traces:
-        own_fault = trace.kind in python.PROGRAM_FAULTS and not trace.recovering
-        if own_fault and not within(segments.quiet, trace.start):
-            yield from _unless_known(known, Hit(python.CRASHED, trace.message, trace.end, speaker="Python"))
+        row = _crash_row(trace)
+        if row and not trace.recovering and not within(segments.quiet, trace.start):
+            yield from _unless_known(known, Hit(row, trace.message, trace.end, speaker="Python"))
     for index, line in enumerate(document.lines):
         if "an unexpected error occurred" not in line.text:
             continue
@@ -135,3 +138,16 @@ def _crashes(document: Document, segments: Segments, hits: list[Hit]) -> Iterato
 def _unless_known(known: list[int], hit: Hit) -> Iterator[Hit]:
     if not any(hit.start <= start < hit.end for start in known):
         yield hit
+
+
+def _crash_row(trace: Trace) -> Row | None:
+    """Say what an exception means by where it was raised; None for one that users or sites can bring about."""
+    raised_in = trace.frames[-3:]
+    if (
+        any("certbot_nginx" in frame and "parser" in frame for frame in raised_in)
+        and trace.kind != "misconfigurationerror"
+    ):
+        return python.PARSER_CRASHED
+    if any(frame.endswith(("configobj.py", "configobj/__init__.py")) for frame in raised_in):
+        return python.LINEAGE_CRASHED
+    return python.CRASHED if trace.kind in python.PROGRAM_FAULTS else None

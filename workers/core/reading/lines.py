@@ -155,6 +155,13 @@ class Document:
             and not following.indented
         )
 
+    def line_end(self, offset: int) -> int:
+        """Give the offset behind the line that holds this one, and behind those that a terminal broke it into."""
+        index = self.index_at(offset)
+        while index + 1 < len(self.lines) and self._is_hard_broken(index):
+            index += 1
+        return self.lines[index + 1].start if index + 1 < len(self.lines) else len(self.squeezed)
+
     def numbers(self, start: int, end: int) -> tuple[int, ...]:
         """Give the numbers of the raw lines that a span of the squeezed text stands on."""
         first, last = self.index_at(start), self.index_at(max(start, end - 1))

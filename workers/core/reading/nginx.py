@@ -20,6 +20,7 @@ _S = Stage
 _HEAD = re.compile(r"\[(emerg|alert|crit|error)\](?:\d+#\d+:)?(?:\*\d+)?")
 _END = re.compile(
     r"nginx:\[|nginx:configurationfile|\d{4}/\d\d/\d\d\d\d:\d\d:\d\d\[|thenginxpluginis|cleaningupch|nginx\.service:"
+    r"|savingdebuglogto|requestingacertificate|anunexpectederror|processing/"
 )
 _UPSTREAM = re.compile(r"hostnotfoundin(?:upstream|resolver)?\"?([\w][\w.-]{0,252}?)(?::\d+)?(?:\"|in/)")
 LONGEST_MESSAGE = 600
@@ -41,9 +42,9 @@ MESSAGES = (
         ("(13: permission denied)", "(1: operation not permitted)", "permission denied:fopen", "permission denied:calling fopen"),
         Code.PERMISSION_DENIED, _S.PLUGIN, "nginx -t run by a user who is not root, or stopped by SELinux",
     ),
-    Row(("(28: no space left on device)", "no space left"), Code.DISK_FULL, _S.RELOAD, "nginx: ENOSPC"),
-    Row(("(30: read-only file system)", "read-only file system", "(5: input/output error)"), Code.FILESYSTEM_UNUSABLE, _S.RELOAD, "nginx: EROFS, EIO"),
-    Row(("(12: cannot allocate memory)", "cannot allocate memory"), Code.OUT_OF_MEMORY, _S.RELOAD, "nginx: ENOMEM"),
+    Row(("(28: no space left on device)", "no space left"), Code.DISK_FULL, _S.RELOAD, "nginx ngx_files.c: ENOSPC"),
+    Row(("(30: read-only file system)", "read-only file system", "(5: input/output error)"), Code.FILESYSTEM_UNUSABLE, _S.RELOAD, "nginx ngx_files.c: EROFS, EIO"),
+    Row(("(12: cannot allocate memory)", "cannot allocate memory"), Code.OUT_OF_MEMORY, _S.RELOAD, "nginx ngx_alloc.c: ENOMEM"),
     Row(
         ("invalid pid number", 'nginx.pid" failed', '.pid" failed (2:', "kill({n}, 1) failed", "kill({n},{n}) failed (3: no such process"),
         Code.NGINX_RELOAD_FAILED, _S.RELOAD, "nginx ngx_cycle.c ngx_signal_process: nginx was not running; certbot then starts it",
@@ -72,14 +73,6 @@ OTHER = Row(
     ("[emerg]",), Code.NGINX_CONFIG_BROKEN, _S.RELOAD, "nginx ngx_conf_file.c: every [emerg] while it reads its configuration",
 )  # fmt: skip
 """An `[emerg]` that no row knows: nginx refuses its configuration, for a reason that its own line gives."""
-
-HARMLESS = Row(
-    ("[error]",),
-    Code.NGINX_CONFIG_BROKEN,
-    _S.SERVE,
-    "a request's error, not nginx's start",
-    weight=Weight.BACKGROUND,
-)
 
 AROUND = Table(
     "nginx around",

@@ -44,6 +44,7 @@ _LOOSE = re.compile(
 _LOOSE_DNS = re.compile(
     r"whileprocessingcaafor(?P<name>[\w.*-]{1,253}?):|caarecordfor[\w.-]{1,253}?preventsissuance|dnsproblem:(?=[a-z])"
 )
+_LOOSE_MISMATCH = re.compile(r"thekeyauthorizationfilefromtheserverdidnotmatchthischallenge(?P<name>)")
 _BEFORE_LOOSE = re.compile(r"(?:duringsecondaryvalidation:)?(?:[\da-f.:]{3,45}:)?$")
 _TYPE_KEY = re.compile(r'"type":"(?:urn:)?(?:ietf:params:)?(?:acme:)?(?:error:)?(?P<type>[a-z:./-]{2,80}?)"')
 _DETAIL_KEY = '"detail":"'
@@ -99,6 +100,8 @@ def find_problems(document: Document) -> tuple[Problem, ...]:
         found += _printed_dicts(squeezed)
     if "acme-challenge" in squeezed:
         found += _loose(squeezed, found, _LOOSE)
+    if "didnotmatchthischallenge" in squeezed:
+        found += _loose(squeezed, found, _LOOSE_MISMATCH)
     if "dnsproblem:" in squeezed or "preventsissuance" in squeezed:
         found += _loose(squeezed, found, _LOOSE_DNS)
     return tuple(sorted(found, key=lambda problem: problem.start))

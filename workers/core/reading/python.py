@@ -48,7 +48,7 @@ NETWORK = Table(
         Row(
             ("certificate verify failed", "certificate_verify_failed", "bad handshake", "ca cert does not include key usage", "sslerror:",
              "sslcertverificationerror", "wrong version number", "tlsv1 alert", "sslv3 alert", "unable to get local issuer",
-             "self signed certificate", "self-signed certificate in certificate chain", "could not find a suitable tls ca certificate bundle",
+             "self-signed certificate in certificate chain", "could not find a suitable tls ca certificate bundle",
              "unsafe legacy renegotiation", "doesn't match '", "unexpected eof while reading", "eof occurred in violation of protocol",
              "ssl: unknown_ca", "dh key too small", "ca certificate bundle"),
             Code.CA_UNREACHABLE, _S.ACCOUNT, "OpenSSL x509_txt.c, ssl_err.c through requests SSLError; FACTS-rabbitmq4-debian13 8",
@@ -103,6 +103,11 @@ CRASHES = Table(
             not_that="no fault of the names: punycode is plain ASCII", weight=Weight.CRASH,
         ),
         Row(
+            ("codec can't encode character",),
+            Code.CERTBOT_BROKEN, _S.START, "Python under LANG=C prints ASCII only", weight=Weight.CRASH,
+            says="certbot cannot print a character under this locale.", fix="Call certbot with LC_ALL=C.UTF-8.",
+        ),
+        Row(
             ("invalid version. the only valid version for x509req is 0", "module 'lib' has no attribute", "module 'josepy' has no attribute",
              "module 'openssl.crypto' has no attribute", "has no attribute 'x509_v_flag", "no attribute 'comparablex509'", "can't set attribute",
              "pkg_resources.versionconflict", "pkg_resources.distributionnotfound", "pkg_resources.contextualversionconflict",
@@ -144,4 +149,11 @@ PROGRAM_FAULTS = frozenset(
 
 CRASHED = Row(
     (), Code.CERTBOT_BROKEN, _S.START, "a Python exception that only a program's own fault raises", weight=Weight.CONSEQUENCE,
+)  # fmt: skip
+
+PARSER_CRASHED = Row(
+    (), Code.NGINX_CONFIG_UNREADABLE, _S.PLUGIN, "an exception raised inside certbot_nginx's parser", weight=Weight.CRASH,
+)  # fmt: skip
+LINEAGE_CRASHED = Row(
+    (), Code.LINEAGE_BROKEN, _S.SAVE, "an exception raised while a renewal file was read", weight=Weight.CRASH,
 )  # fmt: skip

@@ -40,6 +40,8 @@ def hit_names(document: Document, hit: Hit, begin: int) -> tuple[str, ...]:
 
 def _lineage(document: Document, hit: Hit, begin: int) -> tuple[str, ...]:
     squeezed = document.squeezed
+    if hit.names:
+        return hit.names
     if hit.lineage and lineage_host(hit.lineage):
         return unique([lineage_host(hit.lineage)])
     inside = lineages_near(squeezed, hit.start, hit.end)

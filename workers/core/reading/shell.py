@@ -14,6 +14,9 @@ from workers.core.reading.values import Hit, Row, Stage, Table, Weight
 
 _S = Stage
 
+_CRON = ("cron<", "x-cron-env:", "cron[", ")cmd(")
+"""cron's own words: in its mails, and in syslog before a command."""
+
 SSH = Table(
     "ssh",
     ("ssh", "publickey", "hostkey", "hostidentification", "kex_", "closedbyremotehost", "authentication", "port22",
@@ -81,7 +84,7 @@ SHELL = Table(
              "certbot: nie znaleziono polecenia", "package certbot is not available", "package certbot is not installed",
              "is not recognized as an internal or external command", 'snap "certbot" is not installed', "no module named 'certbot'"),
             Code.CERTBOT_MISSING, _S.START, "bash execute_cmd.c, dash, zsh, busybox; apt, dnf, yum; systemd exec; docker",
-            not_that="no issued certificate, whatever the script around it goes on to say",
+            not_that="no issued certificate, whatever the script around it goes on to say", unless=(*_CRON, "certbot_nginx"),
         ),
         Row(
             ("unable to locate package python3-certbot-nginx", "unable to locate package python-certbot-nginx",
@@ -122,12 +125,12 @@ KERNEL = Table(
     (),
     (
         Row(
-            ("killed sudo", "killed certbot", "killed"),
+            ("killed",),
             Code.OUT_OF_MEMORY, _S.START, "bash prints Killed for SIGKILL; on a server that is the kernel's OOM killer", line=True,
             not_that="no fault of certbot: it was ended from outside while it ran",
         ),
         Row(
-            ("out of memory: kill", "oom-killer", "oom-kill:", "oom_reaper:", "oom killer", "cannot allocate memory", "memoryerror",
+            (": line {n}: {n} killed", "out of memory: kill", "oom-killer", "oom-kill:", "oom_reaper:", "oom killer", "cannot allocate memory", "memoryerror",
              "memory cgroup out of memory", "virtual memory exhausted", "status=9/kill", "out of memory", "result 'oom-kill'",
              "cannot fork", "fork: retry: resource temporarily unavailable"),
             Code.OUT_OF_MEMORY, _S.START, "Linux mm/oom_kill.c; ENOMEM; Python MemoryError; systemd",
@@ -137,7 +140,7 @@ KERNEL = Table(
             Code.INTERRUPTED, _S.START, "bash prints Terminated for SIGTERM, Hangup for SIGHUP", whole=True,
         ),
         Row(
-            ("brokenpipeerror", "errno 32] broken pipe", "received signal 15", "sending sigterm to remaining processes", "-- reboot --", "the system is going down",
+            ("brokenpipeerror", "errno 32]", "received signal 15", "sending sigterm to remaining processes", "-- reboot --", "the system is going down",
              "the system will reboot now", "reached target reboot", "reached target shutdown", "received sigterm", "sigterm received",
              "status=15/term", "signal: terminated", "client_loop: disconnected", "encountered signal:", "exited due to signal"),
             Code.INTERRUPTED, _S.START, "certbot error_handler.py; Python at a closed pipe (FACTS-certbot 4.3); systemd, shutdown(8)",

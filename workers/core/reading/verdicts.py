@@ -36,7 +36,7 @@ _CLOUDFLARE = tuple(
 """Cloudflare's published ranges (cloudflare.com/ips); preflight has its own copy, which it can refresh."""
 
 _T = Stage
-_BY_TYPE: Mapping[str, tuple[Code, Stage, Retry | None]] = MappingProxyType(
+BY_TYPE: Mapping[str, tuple[Code, Stage, Retry | None]] = MappingProxyType(
     {
         "accountdoesnotexist": (Code.ACCOUNT_INVALID, _T.ACCOUNT, None),
         "badcsr": (Code.CERTBOT_OUTDATED, _T.FINALIZE, None),
@@ -51,6 +51,8 @@ _BY_TYPE: Mapping[str, tuple[Code, Stage, Retry | None]] = MappingProxyType(
         "incorrectresponse": (Code.CHALLENGE_FAILED, _T.CHALLENGE, None),
         "invalidcontact": (Code.ACCOUNT_CONTACT_INVALID, _T.ACCOUNT, None),
         "invalidemail": (Code.ACCOUNT_CONTACT_INVALID, _T.ACCOUNT, None),
+        "alreadyreplaced": (Code.CA_UNAVAILABLE, _T.ORDER, None),
+        "conflict": (Code.CA_UNAVAILABLE, _T.ORDER, None),
         "ordernotready": (Code.CA_UNAVAILABLE, _T.FINALIZE, None),
         "ratelimited": (Code.TOO_MANY_REQUESTS, _T.ORDER, None),
         "rejectedidentifier": (Code.REJECTED_BY_CA, _T.ORDER, None),
@@ -88,11 +90,12 @@ def judge(problem: Problem) -> tuple[Row, Code]:
         for row in ca.SAYINGS.rows:
             if first(row, detail):
                 return row, row.code
-    told = problem.type in _BY_TYPE and detail and not _is_cut(problem)
+    told = problem.type in BY_TYPE and detail and not _is_cut(problem)
     if told and not (problem.type == "unauthorized" and at_challenge):
         row = _row_of_type(problem.type)
         return row, row.code
-    return ca.UNTOLD, ca.UNTOLD.code
+    row = ca.UNTOLD if at_challenge else ca.UNTOLD_REQUEST
+    return row, row.code
 
 
 def _is_cut(problem: Problem) -> bool:
@@ -153,7 +156,7 @@ def _status(problem: Problem, head: str) -> int:
 
 @cache
 def _row_of_type(problem_type: str) -> Row:
-    code, stage, retry = _BY_TYPE[problem_type]
+    code, stage, retry = BY_TYPE[problem_type]
     return Row((), code, stage, "RFC 8555 section 6.7: the type alone", retry=retry)
 
 
