@@ -43,7 +43,7 @@ class Consuming:
         return [body for batch in self.batches for body in batch]
 
     def start(self) -> "Consuming":
-        self.thread = threading.Thread(target=self._run)
+        self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
         return self
 
@@ -278,16 +278,14 @@ def test_one_delivery_reaches_the_handler_at_once(url: str, start: Callable[...,
 
 @pytest.mark.parametrize("state", ["idle", "reconnecting"])
 def test_stop_ends_the_loop_at_once(url: str, start: Callable[..., Consuming], state: str) -> None:
-    failed = threading.Event()
-
     def fail(_batch: Sequence[Delivery]) -> None:
-        failed.set()
         raise RuntimeError("no database")
 
     consuming = start(url, handler=fail)
     if state == "reconnecting":
         amqp.put(url, COMMANDS_QUEUE, b"x")
-        wait_for(lambda: len(consuming.batches) >= 4, "a back-off of almost a second")
+        wait_for(lambda: len(consuming.batches) >= 5, "a back-off of more than a second")
+        wait_for(lambda: consumers(url) == 0, "its begin")
     else:
         wait_for(lambda: consumers(url) == 1, "the consumer")
     began = time.monotonic()
