@@ -150,7 +150,7 @@ def test_the_servers_own_name_resolves_at_once(lab: Lab) -> None:
 def test_nothing_of_the_machine_shows_on_a_server(lab: Lab) -> None:
     assert re.findall(r"server_name (.*);", lab.servers[1].run(["nginx", "-T"]).stdout)[:1] == ["_"]
     assert lab.server.run(["hostname"]).stdout == "server-1\n"
-    assert lab.server.run(["ls", "-A", "/home", "/root"]).stdout.split() == ["/home:", "/root:"]
+    assert lab.servers[1].run(["ls", "-A", "/home", "/root"]).stdout.split() == ["/home:", "/root:"]
     marker = lab.directory / "marker"
     marker.touch()
     assert not lab.server.exists(str(marker))

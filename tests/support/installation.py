@@ -321,15 +321,6 @@ def certbot_by_hand(lab: Lab, server: CustomerServer, *words: str) -> "subproces
     return done
 
 
-def prepare_for_sudo(lab: Lab, server: CustomerServer) -> None:
-    """Give the server the user `certpilot` with its one sudo rule, by the script that is meant for it."""
-    folder = Path(__file__).parents[2] / "deploy" / "customer-server"
-    for file in ("install.sh", "certpilot-agent.sh"):
-        server.write(f"/root/customer-server/{file}", (folder / file).read_text())
-    server.write("/root/worker.pub", f"{lab.worker_key.public}\n")
-    server.run(["sh", "/root/customer-server/install.sh", "--no-packages", "/root/worker.pub"])
-
-
 def certbot_logs(server: CustomerServer) -> str:
     """Everything that certbot ever said or logged on a server."""
     find = (

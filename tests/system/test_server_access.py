@@ -15,7 +15,6 @@ from tests.support.installation import (
     names_of,
     new_site,
     orders_of,
-    prepare_for_sudo,
     served,
 )
 from tests.support.roles import running
@@ -95,7 +94,7 @@ def test_server_that_is_off_is_waited_for_and_the_job_goes_on_by_itself(
 
 def test_user_with_one_sudo_rule_is_enough(lab: Lab, certpilot: Installation) -> None:
     server = lab.servers[1]
-    prepare_for_sudo(lab, server)
+    lab.install_agent(server)
     site = new_site(lab, server=server, aliases=1)
     certpilot.issue(site, server={"host": server.host, "hostKey": server.host_key, "username": "certpilot"})
     certpilot.wait_until_active(site)
