@@ -12,7 +12,7 @@ ENOUGH_BYTES = 512 * 1024 * 1024
 
 
 class RunDirectory:
-    """A private folder, removed on exit. Its name carries its owner: `certpilot-lab.PID.STARTTIME.RANDOM`.
+    """A private folder, removed on exit. Its name tells its owner: `certpilot-lab.PID.STARTED.NAMESPACE.RANDOM`.
 
     It lies in TMPDIR where that is set, else in memory (/dev/shm) where there is room, else in /tmp. Paths stay
     short: a Unix socket's path may have 107 bytes.
@@ -22,7 +22,7 @@ class RunDirectory:
         """Make the folder; what runs of the same prefix whose owner died left behind goes first."""
         base = choose_base()
         sweep(base, prefix)
-        name = f"{prefix}.{os.getpid()}.{start_time(os.getpid())}."
+        name = f"{prefix}.{os.getpid()}.{start_time(os.getpid())}.{_namespace()}."
         self.path = Path(tempfile.mkdtemp(prefix=name, dir=base))
         # Other users' servers (PostgreSQL refuses root) must pass through, not list.
         self.path.chmod(0o711)
@@ -66,9 +66,12 @@ def start_time(pid: int) -> int:
 
 
 def sweep(base: Path, prefix: str = PREFIX) -> list[Path]:
-    """Remove the run directories whose owner is dead, and give them. Their processes died with the owner."""
+    """Remove the run directories whose owner is dead, and give them. Their processes died with the owner.
+
+    Only of this PID namespace: in a container that shares the folder, the owners of others cannot be seen.
+    """
     gone = []
-    for folder in base.glob(f"{prefix}.*.*.*"):
+    for folder in base.glob(f"{prefix}.*.*.{_namespace()}.*"):
         pid, started = folder.name.split(".")[1:3]
         try:
             alive = start_time(int(pid)) == int(started)
@@ -78,3 +81,8 @@ def sweep(base: Path, prefix: str = PREFIX) -> list[Path]:
             shutil.rmtree(folder, ignore_errors=True)
             gone.append(folder)
     return gone
+
+
+def _namespace() -> int:
+    """Give the number of this process's PID namespace."""
+    return Path("/proc/self/ns/pid").stat().st_ino
