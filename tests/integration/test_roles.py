@@ -14,6 +14,7 @@ from db import claims, sites
 from db.claims import HeldJob
 from db.pool import Connection
 from tests.support.commands import command, publish
+from tests.support.feed import feed, job_id, wait_feed
 from tests.support.roles import running
 from tests.support.waiting import until
 from workers.core.model import Certificate, JobId
@@ -32,30 +33,6 @@ def config(database_url: str, broker_url: str) -> Settings:
 def roles(config: Settings) -> Iterator[Settings]:
     with running(config, "intake", "relay", "activity"):
         yield config
-
-
-def feed(conn: Connection, site: str | None = "site_1") -> list[dict[str, Any]]:
-    rows = conn.execute(
-        "select event_type, ssl_status, error_code, detail, sequence from activity_feed"
-        " where %s::text is null or site_id = %s order by id",
-        (site, site),
-    ).fetchall()
-    return [
-        {
-            "type": row[0].removeprefix("com.cloudaipilot.").removesuffix(".v1"),
-            "status": row[1],
-            "code": row[2],
-            "detail": row[3],
-            "sequence": row[4],
-        }
-        for row in rows
-    ]
-
-
-def wait_feed(conn: Connection, count: int, site: str | None = "site_1") -> list[dict[str, Any]]:
-    return until(
-        lambda: (rows := feed(conn, site)) and len(rows) >= count and rows, what=f"{count} feed rows"
-    )
 
 
 def rejection(conn: Connection, site: str = "site_1") -> dict[str, Any]:
@@ -88,12 +65,6 @@ def activate(conn: Connection, job_id: str, *, lifetime: timedelta = timedelta(d
         certificate = Certificate("0a", tuple(sorted(held.names)), "Test CA", row[0], row[0] + lifetime)
         outcome.succeed(conn, held, certificate, "test", None)
     return certificate
-
-
-def job_id(conn: Connection, site: str = "site_1") -> str:
-    row = conn.execute("select job_id::text from site_ssl where site_id = %s", (site,)).fetchone()
-    assert row is not None
-    return str(row[0])
 
 
 def test_issue_makes_the_site_pending_and_one_job(roles: Settings, conn: Connection) -> None:

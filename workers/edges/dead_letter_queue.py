@@ -5,6 +5,7 @@ stays in memory, so a hundred thousand letters need no more than one.
 """
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
@@ -13,12 +14,16 @@ from typing import Self
 from contracts import topology
 from contracts.times import parse_time
 from contracts.topology import dead_letter_queue
+from workers.edges.broker import ensure_topology
+from workers.edges.broker_health import BrokerLook
 from workers.edges.delivery_stream import Delivery, DeliveryStream
 
 _PREFETCH = 0
 """Everything: a letter that is left is not acknowledged, and a window would fill with those."""
 
-_QUIET_SECONDS = 0.5
+_CLIENT = "certpilot dlq"
+_QUIET_SECONDS = 5.0
+"""Another browser may hold the rest; then this one sees what there is."""
 _BATCH = 200
 
 
@@ -48,7 +53,12 @@ class Letter:
 
 
 class DeadLetterBrowser:
-    """Goes once over the letters of one queue."""
+    """Goes once over the letters of one queue.
+
+    Attributes:
+        queue: the consumed queue.
+        total: how many letters lay there when it was opened.
+    """
 
     def __init__(self, url: str, queue: str) -> None:
         """Open the dead-letter queue of a consumed queue.
@@ -58,15 +68,22 @@ class DeadLetterBrowser:
             TopologyError: our queues cannot be declared.
         """
         self.queue = queue
-        self._stream = DeliveryStream(url, dead_letter_queue(queue), prefetch=_PREFETCH, name="certpilot dlq")
+        # Counted first: a letter that is replayed and set aside again comes back at the tail, and would be browsed for
+        # ever.
+        ensure_topology(url, name=_CLIENT)
+        with closing(BrokerLook(url, name=_CLIENT)) as look:
+            self.total = {one.name: one.messages for one in look.letters()}[dead_letter_queue(queue)]
+        self._stream = DeliveryStream(url, dead_letter_queue(queue), prefetch=_PREFETCH, name=_CLIENT)
 
     def __iter__(self) -> Iterator[Letter]:
-        """Every letter that lies there, the oldest first; ends when no more come.
+        """Every letter that lay there at the beginning, the oldest first.
 
         Raises:
             BrokerUnavailableError: the connection is gone; what was not settled lies there still.
         """
-        while deliveries := self._stream.take(_BATCH, wait_seconds=_QUIET_SECONDS):
+        left = self.total
+        while left > 0 and (deliveries := self._stream.take(min(left, _BATCH), wait_seconds=_QUIET_SECONDS)):
+            left -= len(deliveries)
             for delivery in deliveries:
                 yield _letter(self.queue, delivery)
 
