@@ -1,13 +1,21 @@
-"""Tables limit_bucket, issued_set, server_account: the ledger of the CA's limits (DESIGN B.7).
+"""Tables limit_bucket, limit_wait, issued_set, server_account: the ledger of the CA's limits (DESIGN B.7).
 
-The arithmetic is that of `workers.core.limits`; a test holds the two against each other.
+The arithmetic is that of `workers.core.limits` and `workers.core.waiting_line`; tests hold them against each other.
+
+Within one transaction the buckets of a job are locked by one call each of `reserve`, `settle`, `spend` or `lines`, in
+the order of their keys; a second call locks what the first one has locked, or what nobody but the holder of the job's
+leases touches (failures of its names, its own server's buckets). So no two transactions wait for each other.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from db.pool import Connection
+from workers.core.limits import Bucket
+from workers.core.model import JobId
+from workers.core.waiting_line import PLACE_KEPT
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +41,23 @@ class LedgerSpend:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The bucket that frees last, and when; UTC by `certpilot_now()`."""
+    """The bucket that frees last, and when, if nobody else comes; UTC by `certpilot_now()`."""
 
     limit_name: str
     key: str
     free_at: datetime
 
 
-def reserve(conn: Connection, spends: Sequence[LedgerSpend]) -> Refused | None:
-    """Reserve every bucket or none, in one statement.
+@dataclass(frozen=True, slots=True)
+class LineRow:
+    """One bucket as stored, locked, and the turns promised to those ahead of a job, in their order."""
+
+    bucket: Bucket
+    ahead: tuple[datetime, ...]
+
+
+def reserve(conn: Connection, job_id: JobId, spends: Sequence[LedgerSpend]) -> Refused | None:
+    """Reserve every bucket or none, in one statement; a job that gets them has left its lines.
 
     Returns:
         None when all of them allow it; else the one that frees last.
@@ -49,10 +65,10 @@ def reserve(conn: Connection, spends: Sequence[LedgerSpend]) -> Refused | None:
     if not spends:
         return None
     row = conn.execute(
-        "select allowed, refused_limit, refused_key, free_at from reserve_limits(%s, %s, %s, %s, %s, %s)",
+        "select allowed, refused_limit, refused_key, free_at from reserve_limits(%s, %s, %s, %s, %s, %s, %s, %s)",
         (
-            [s.limit_name for s in spends], [s.key for s in spends], [s.cost for s in spends],
-            [s.only_asks for s in spends], [s.emission for s in spends], [s.burst for s in spends],
+            job_id, *_names_and_keys(spends), [s.cost for s in spends], [s.only_asks for s in spends],
+            [s.emission for s in spends], [s.burst for s in spends], PLACE_KEPT,
         ),
     ).fetchone()  # fmt: skip
     assert row is not None
@@ -66,28 +82,28 @@ def settle(conn: Connection, spends: Sequence[tuple[LedgerSpend, bool]]) -> None
     conn.execute(
         "select settle_limits(%s, %s, %s, %s, %s)",
         (
-            [s.limit_name for s, _ in spends], [s.key for s, _ in spends], [s.cost for s, _ in spends],
+            *_names_and_keys([s for s, _ in spends]), [s.cost for s, _ in spends],
             [spent for _, spent in spends], [s.emission for s, _ in spends],
         ),
     )  # fmt: skip
 
 
 def spend(conn: Connection, spends: Sequence[LedgerSpend]) -> None:
-    """Take tokens that were not reserved: failed validations, a new account."""
-    for one in spends:
+    """Take tokens that were not reserved: failed validations."""
+    if spends:
         conn.execute(
-            "insert into limit_bucket (limit_name, key, tat) values (%(name)s, %(key)s, certpilot_now() + %(step)s)"
-            " on conflict (limit_name, key) do update"
-            " set tat = greatest(coalesce(limit_bucket.tat, certpilot_now()), certpilot_now()) + %(step)s",
-            {"name": one.limit_name, "key": one.key, "step": one.emission * one.cost},
+            "select spend_limits(%s, %s, %s, %s)",
+            (*_names_and_keys(spends), [s.cost for s in spends], [s.emission for s in spends]),
         )
 
 
 def fill(conn: Connection, spends: Sequence[LedgerSpend]) -> None:
     """Fill buckets up: a success ends the row of consecutive failures."""
-    for one in spends:
+    if spends:
         conn.execute(
-            "update limit_bucket set tat = null where limit_name = %s and key = %s", (one.limit_name, one.key)
+            "update limit_bucket b set tat = certpilot_now() from unnest(%s::text[], %s::text[]) as u(n, k)"
+            " where b.limit_name = u.n and b.key = u.k and b.tat > certpilot_now()",
+            _names_and_keys(spends),
         )
 
 
@@ -96,13 +112,84 @@ def believe_refusal(conn: Connection, refused: LedgerSpend, retry_at: datetime) 
     tat = retry_at + refused.burst - refused.emission * refused.cost
     conn.execute(
         "insert into limit_bucket (limit_name, key, tat) values (%s, %s, %s) on conflict (limit_name, key) do update"
-        " set tat = greatest(coalesce(limit_bucket.tat, excluded.tat), excluded.tat)",
+        " set tat = greatest(limit_bucket.tat, excluded.tat)",
         (refused.limit_name, refused.key, tat),
     )
 
 
+def lines(
+    conn: Connection, job_id: JobId, spends: Sequence[LedgerSpend], *, place: datetime | None = None
+) -> tuple[LineRow, ...]:
+    """Lock the buckets and read who is ahead of a job in each.
+
+    Args:
+        conn: the transaction that will `line_up` the job.
+        job_id: the job.
+        spends: what it needs.
+        place: its place where it has none yet; None: behind all that wait.
+
+    Returns:
+        A row per spend, in their order. Nobody is ahead in a bucket that the job only asks.
+    """
+    conn.execute("select lock_limits(%s, %s)", _names_and_keys([one for one in spends if not one.only_asks]))
+    names, keys = _names_and_keys(spends)
+    stored = {
+        (row[0], row[1]): Bucket(row[2], row[3])
+        for row in conn.execute(
+            "select b.limit_name, b.key, b.tat, b.reserved from limit_bucket b"
+            " join unnest(%s::text[], %s::text[]) as u(n, k) on b.limit_name = u.n and b.key = u.k",
+            (names, keys),
+        )
+    }
+    ahead: dict[tuple[str, str], list[datetime]] = defaultdict(list)
+    for limit_name, key, turn_at in conn.execute(
+        "select l.limit_name, l.key, l.turn_at from limit_wait l"
+        " join unnest(%(names)s::text[], %(keys)s::text[]) as u(n, k) on l.limit_name = u.n and l.key = u.k"
+        " where l.job_id <> %(job)s and l.turn_at > certpilot_now() - %(kept)s and l.place <"
+        " coalesce((select min(place) from limit_wait where job_id = %(job)s), %(place)s::timestamptz, 'infinity')"
+        " order by l.turn_at",
+        {"names": names, "keys": keys, "job": job_id, "kept": PLACE_KEPT, "place": place},
+    ):
+        ahead[limit_name, key].append(turn_at)
+    return tuple(
+        LineRow(
+            stored.get((one.limit_name, one.key), Bucket()),
+            () if one.only_asks else tuple(ahead[one.limit_name, one.key]),
+        )
+        for one in spends
+    )
+
+
+def line_up(
+    conn: Connection,
+    job_id: JobId,
+    spends: Sequence[LedgerSpend],
+    turn_at: datetime,
+    *,
+    place: datetime | None = None,
+) -> None:
+    """Promise the job its turn in every bucket that it will take from, and nowhere else.
+
+    Args:
+        conn: the transaction in which `lines` locked the buckets.
+        job_id: the job.
+        spends: what it needs.
+        turn_at: its turn, UTC.
+        place: its place where it has none yet; None: its turn.
+    """
+    names, keys = _names_and_keys([one for one in spends if not one.only_asks])
+    conn.execute(
+        "with left_lines as (delete from limit_wait where job_id = %(job)s returning place)"
+        " insert into limit_wait (job_id, limit_name, key, place, turn_at)"
+        " select %(job)s, u.n, u.k,"
+        "  coalesce((select min(place) from left_lines), %(place)s::timestamptz, %(turn)s), %(turn)s"
+        " from unnest(%(names)s::text[], %(keys)s::text[]) as u(n, k)",
+        {"job": job_id, "names": names, "keys": keys, "place": place, "turn": turn_at},
+    )
+
+
 def last_issued_at(conn: Connection, directory_url: str, set_hash: str) -> datetime | None:
-    """When a certificate for exactly this set was last issued through us; UTC."""
+    """When a certificate for exactly this set was last issued, as far as we know; UTC."""
     row = conn.execute(
         "select issued_at from issued_set where directory_url = %s and set_hash = %s",
         (directory_url, set_hash),
@@ -110,12 +197,27 @@ def last_issued_at(conn: Connection, directory_url: str, set_hash: str) -> datet
     return None if row is None else row[0]
 
 
-def note_issued(conn: Connection, directory_url: str, set_hash: str) -> None:
-    """Remember that a certificate for this set was issued now."""
+def note_issued(conn: Connection, directory_url: str, set_hash: str, opened_at: datetime) -> None:
+    """Remember that a certificate for this set was issued, by an attempt that was counted at `opened_at` (real time).
+
+    The CA did it later than that, so it takes the set for renewable at least as long as we do.
+    """
     conn.execute(
-        "insert into issued_set (directory_url, set_hash, issued_at) values (%s, %s, certpilot_now())"
+        "insert into issued_set (directory_url, set_hash, issued_at)"
+        " values (%s, %s, %s + (certpilot_now() - clock_timestamp()))"
         " on conflict (directory_url, set_hash) do update set issued_at = excluded.issued_at",
-        (directory_url, set_hash),
+        (directory_url, set_hash, opened_at),
+    )
+
+
+def note_seen(conn: Connection, directory_url: str, set_hash: str, issued_at: datetime) -> None:
+    """Remember a newer certificate for a set that was issued through us before: the server's own timer renewed it.
+
+    One for a set that we never had is left alone: it may be another CA's.
+    """
+    conn.execute(
+        "update issued_set set issued_at = %s where directory_url = %s and set_hash = %s and issued_at < %s",
+        (issued_at, directory_url, set_hash, issued_at),
     )
 
 
@@ -128,19 +230,40 @@ def account_of(conn: Connection, server_key: str, directory_url: str) -> str | N
     return None if row is None else row[0]
 
 
-def note_account(conn: Connection, server_key: str, directory_url: str, account: str) -> None:
-    """Remember the server's ACME account at this CA."""
+def note_account(conn: Connection, server_key: str, directory_url: str, account: str | None) -> None:
+    """Remember the server's ACME account at this CA, or that it has none (any more)."""
     conn.execute(
-        "insert into server_account (server_key, directory_url, account) values (%s, %s, %s)"
-        " on conflict (server_key, directory_url) do update set account = excluded.account"
-        " where server_account.account <> excluded.account",
-        (server_key, directory_url, account),
+        "delete from server_account where server_key = %s and directory_url = %s", (server_key, directory_url)
     )
+    if account is not None:
+        conn.execute(
+            "insert into server_account (server_key, directory_url, account) values (%s, %s, %s)",
+            (server_key, directory_url, account),
+        )
 
 
-def waiting_ahead(conn: Connection, limit: str) -> int:
-    """How many jobs wait for this bucket already."""
-    row = conn.execute(
-        "select count(*) from job where state = 'waiting' and waits_for_limit = %s", (limit,)
-    ).fetchone()
-    return 0 if row is None else int(row[0])
+def move(conn: Connection, limit_names: Sequence[str], from_key: str, to_key: str) -> None:
+    """Let one payer's buckets and waits be another's from now on; keys that go on behind `from_key` go on likewise."""
+    conn.execute("select move_limits(%s, %s, %s)", (list(limit_names), from_key, to_key))
+
+
+def prune(conn: Connection, limit: int) -> int:
+    """Delete buckets that are full again, which says the same as no row, and the oldest sets; at most `limit` each.
+
+    Returns:
+        How many buckets were deleted.
+    """
+    conn.execute(
+        "delete from issued_set where (directory_url, set_hash) in (select directory_url, set_hash from issued_set"
+        " where issued_at < certpilot_now() - interval '400 days' limit %s)",
+        (limit,),
+    )
+    return conn.execute(
+        "delete from limit_bucket where (limit_name, key) in (select limit_name, key from limit_bucket"
+        " where reserved = 0 and tat <= certpilot_now() limit %s for update skip locked)",
+        (limit,),
+    ).rowcount
+
+
+def _names_and_keys(spends: Sequence[LedgerSpend]) -> tuple[list[str], list[str]]:
+    return [one.limit_name for one in spends], [one.key for one in spends]

@@ -21,13 +21,23 @@ from workers.core.model import JobState
 
 @dataclass(frozen=True, slots=True)
 class ClosedAttempt:
-    """How the open attempt ended, and what became of its order as far as the CA's limits go (PROTOCOL 2)."""
+    """How the open attempt ended, and what became of its order as far as the CA's limits go (PROTOCOL 2).
+
+    Attributes:
+        result: one word or two for people.
+        code: how it failed; None: it did not.
+        exit_code: certbot's, where there is one.
+        evidence: the lines that decided.
+        fate: of the order that was reserved.
+        failed_names: whose validation failed at the CA; each has cost a failure.
+    """
 
     result: str
     code: Code | None = None
     exit_code: int | None = None
     evidence: str | None = None
     fate: OrderFate = OrderFate.UNKNOWN
+    failed_names: tuple[str, ...] = ()
 
 
 def count_attempt(

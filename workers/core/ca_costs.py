@@ -53,6 +53,11 @@ class Spend:
     cost: int = 1
 
     @property
+    def subject(self) -> str:
+        """What the bucket is about: a host name, a registered domain, a payer, an address or the hash of a set."""
+        return self.key.rpartition("|")[2]
+
+    @property
     def only_asks(self) -> bool:
         """Whether an order only has to find the tokens there, and neither reserves nor spends them."""
         return self.paid_by is PaidBy.FAILURE

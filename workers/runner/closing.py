@@ -10,6 +10,7 @@ from workers.core import attempt as protocol
 from workers.core.ca_costs import OrderFate
 from workers.core.model import Look, Problem, RunOutput
 from workers.core.reading import Finding, read_run
+from workers.core.refusal import failed_names
 from workers.runner.ending import Endings
 from workers.runner.flights import Flight
 from workers.runner.wire import Served
@@ -78,7 +79,8 @@ class Closing:
         with transaction(self._pool) as conn:
             dry_run = bool(outcomes.read_attempt(conn, flight.job).spec.get("dry_run"))
         output = self._collect(flight)
-        finding = read_run(output).main
+        reading = read_run(output)
+        finding = reading.main
         if dry_run and finding.code is None and look.exit_code == 0:
             self._pass_dry_run(flight)
             return True
@@ -91,7 +93,8 @@ class Closing:
         closing = protocol.close_after_reading(code, order_made=_order_made(output))
         evidence = _evidence(finding)
         fate = OrderFate.NOT_MADE if dry_run else closing.fate or OrderFate.UNKNOWN
-        closed = ClosedAttempt("failed", code, look.exit_code, "\n".join(evidence), fate=fate)
+        failed = failed_names(reading.findings, flight.job.names)
+        closed = ClosedAttempt("failed", code, look.exit_code, "\n".join(evidence), fate, failed)
         self._endings.problem(
             flight, Problem(code, message, finding.names, finding.retry_at, evidence), closed
         )

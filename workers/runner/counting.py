@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from db import claims, limits, outcomes, pool
+from db import claims, outcomes, pool
 from db.claims import HeldJob
 from db.limits import Refused
 from db.pool import OperationalError, Pool, transaction
@@ -26,7 +26,6 @@ class _LimitedError(Exception):
 
     def __init__(self, refused: Refused, spends: tuple[Spend, ...]) -> None:
         super().__init__(refused.limit_name)
-        self.refused = refused
         self.spends = spends
 
 
@@ -73,10 +72,11 @@ class Counting:
         attempt = _Attempt(
             self._forced(flight, plan.spec, certificate), plan, certificate.serial if certificate else None
         )
+        with_short_retry(lambda: self._learn(flight, plan, certificate), OperationalError)
         try:
             flight.job = with_short_retry(lambda: self._count(flight, attempt), OperationalError)
         except _LimitedError as limited:
-            self._endings.limited(flight, limited.refused, limited.spends)
+            self._endings.limited(flight, limited.spends)
             return None
         assert flight.agent is not None
         return flight.agent.start(flight.job_id, flight.job.attempt, attempt.spec)
@@ -99,6 +99,10 @@ class Counting:
         )
         return replace(spec, force=force and not spec.dry_run)
 
+    def _learn(self, flight: Flight, plan: Plan, certificate: Certificate | None) -> None:
+        with transaction(self._pool) as conn:
+            self._ledger.learn(conn, claims.hold(conn, flight.job.claim), plan.payer, certificate)
+
     def _count(self, flight: Flight, attempt: _Attempt) -> HeldJob:
         """COUNT with the reservation and the event. Repeated after a lost reply it finds the attempt open: RELOAD."""
         with transaction(self._pool) as conn:
@@ -106,10 +110,8 @@ class Counting:
             if job.attempt_open and job.attempt == flight.job.attempt + 1:
                 return job
             payer = attempt.plan.payer
-            if payer.account:
-                limits.note_account(conn, job.server_key, attempt.spec.directory_url, payer.account)
             spends = self._ledger.spends(conn, job, payer, pool.now(conn)) if attempt.orders else ()
-            refused = self._ledger.reserve(conn, spends)
+            refused = self._ledger.reserve(conn, job, spends)
             if refused is not None:
                 raise _LimitedError(refused, spends)
             outcomes.count_attempt(

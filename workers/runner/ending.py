@@ -3,30 +3,33 @@
 import random
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
 from typing import TypeVar
 
 from contracts.codes import Code
 from db import claims, pool
 from db.claims import HeldJob
-from db.limits import Refused
 from db.outcomes import ClosedAttempt
 from db.pool import Connection, OperationalError, Pool, transaction
 from workers import logs, metrics
 from workers.core.ca_costs import Spend
 from workers.core.model import Certificate, JobState, Problem
-from workers.core.retry import History, RetryAction, RetryDecision, decide_retry, wait_for_ledger
+from workers.core.retry import (
+    History,
+    RetryAction,
+    RetryDecision,
+    decide_retry,
+    wait_for_ledger,
+    with_open_attempt,
+)
 from workers.edges.short_retry import with_short_retry
 from workers.runner import outcome
 from workers.runner.flights import Flight
-from workers.runner.ledger import Ledger, bucket_name
-from workers.runner.outcome import End, Wait
+from workers.runner.ledger import Ledger, Wait
+from workers.runner.outcome import End
 
 log = logs.get(__name__)
 
 T = TypeVar("T")
-
-_HOUR = timedelta(hours=1)
 
 
 class Endings:
@@ -48,14 +51,15 @@ class Endings:
             self._settle(conn, job, closed, problem)
             if _end_as_wished(conn, job, closed):
                 return None
+            wait = self._ledger.wait_after_refusal(conn, job, closed, problem) if closed is not None else None
             decision = decide_retry(
                 problem.code,
                 history_of(job),
                 now=pool.now(conn),
                 jitter=random.random(),
-                ca_retry_at=problem.retry_at,
+                ca_retry_at=wait.turn_at if wait else problem.retry_at,
             )
-            _write(conn, job, decision, problem, closed)
+            _write(conn, job, decision, problem, closed, waits_for_limit=wait.bucket if wait else None)
             return decision
 
         decision = self._in_transaction(flight, write)
@@ -75,33 +79,33 @@ class Endings:
         def write(conn: Connection, job: HeldJob) -> None:
             now = pool.now(conn)
             decision = decide_retry(problem.code, history_of(job), now=now, jitter=random.random())
-            if job.attempt_open and decision.action is not RetryAction.WAIT:
-                decision = replace(decision, action=RetryAction.WAIT, run_at=now + _HOUR)
+            if job.attempt_open:
+                decision = with_open_attempt(decision, now)
             _write(conn, job, decision, problem, None)
 
         self._in_transaction(flight, write)
         log.info("job.unseen", job=flight.job_id, code=str(problem.code), reason=problem.message)
 
-    def limited(self, flight: Flight, refused: Refused, spends: tuple[Spend, ...]) -> None:
+    def limited(self, flight: Flight, spends: tuple[Spend, ...]) -> None:
         """Our ledger does not allow the order yet: wait for this job's turn; nothing was sent and nothing failed."""
 
-        def write(conn: Connection, job: HeldJob) -> None:
+        def write(conn: Connection, job: HeldJob) -> Wait | None:
             if _end_as_wished(conn, job, None):
-                return
-            turn_at = self._ledger.turn_at(conn, refused, spends)
+                return None
+            wait = self._ledger.wait_for_turn(conn, job, spends)
             decision = wait_for_ledger(
-                history_of(job), free_at=turn_at, now=pool.now(conn), jitter=random.random()
+                history_of(job), free_at=wait.turn_at, now=pool.now(conn), jitter=random.random()
             )
-            words = refused.limit_name.replace("_", " ")
+            words = wait.limit.replace("_", " ")
             problem = Problem(
                 Code.TOO_MANY_REQUESTS, f"The certificate authority's limit of {words} is used up."
             )
-            _write(conn, job, decision, problem, None, waits_for_limit=bucket_name(refused))
+            _write(conn, job, decision, problem, None, waits_for_limit=wait.bucket)
+            return wait
 
-        self._in_transaction(flight, write)
-        log.info(
-            "job.limited", job=flight.job_id, limit=refused.limit_name, free_at=refused.free_at.isoformat()
-        )
+        wait = self._in_transaction(flight, write)
+        if wait is not None:
+            log.info("job.limited", job=flight.job_id, limit=wait.limit, turn_at=wait.turn_at.isoformat())
 
     def well(
         self, flight: Flight, certificate: Certificate, because: str, closed: ClosedAttempt | None
@@ -173,7 +177,7 @@ def _write(
     if decision.action is RetryAction.WAIT:
         assert decision.run_at is not None
         shown = replace(problem, retry_at=decision.run_at)
-        ending = Wait(
+        ending = outcome.Wait(
             decision.run_at, shown, decision.because, decision.fails, decision.failing_since, waits_for_limit
         )
         outcome.wait(conn, job, ending, closed)

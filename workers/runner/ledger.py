@@ -1,16 +1,16 @@
 """The ledger of the CA's limits around one attempt: reserved with COUNT, settled when the attempt is closed (B.7)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from contracts.codes import Code
-from db import limits, outcomes
+from db import limits, outcomes, pool
 from db.claims import HeldJob
 from db.limits import LedgerSpend, Refused
-from db.outcomes import ClosedAttempt
+from db.outcomes import ClosedAttempt, CountedAttempt
 from db.pool import Connection
 from workers.core.ca_costs import (
     Order,
@@ -25,9 +25,18 @@ from workers.core.ca_costs import (
 )
 from workers.core.ca_profiles import CaProfile, builtin_profiles, parse_ca_limits
 from workers.core.limits import Limit, LimitName
-from workers.core.model import Problem
-from workers.core.refusal import refused_limit
-from workers.core.registered_domain import registered_domain
+from workers.core.model import Certificate, Problem
+from workers.core.refusal import has_registered, refused_spends
+from workers.core.registered_domain import registered_domains
+from workers.core.waiting_line import Line, first_turn
+
+_OF_ACCOUNT = (
+    LimitName.ORDERS_PER_ACCOUNT,
+    LimitName.FAILURES_PER_NAME,
+    LimitName.CONSECUTIVE_FAILURES_PER_NAME,
+)
+_WITHOUT_A_TIME = timedelta(hours=1)
+"""How long a refusal is believed that names no time; the job itself asks again then (`core.retry`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +52,21 @@ class Payer:
     address: str
 
 
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """What a job that the limits hold back is told.
+
+    Attributes:
+        turn_at: when it can go, UTC.
+        limit: the limit that makes it wait longest.
+        bucket: one word for its bucket, as a waiting job keeps it.
+    """
+
+    turn_at: datetime
+    limit: LimitName
+    bucket: str
+
+
 class Ledger:
     """What orders at one CA cost; without known limits everything is allowed and nothing is kept."""
 
@@ -56,8 +80,25 @@ class Ledger:
         profiles = builtin_profiles()
         if limits_file is not None:
             profiles = profiles.overridden_by(parse_ca_limits(limits_file.read_text("utf-8")))
-        self._directory_url = directory_url
         self.profile: CaProfile = profiles.of(directory_url)
+
+    @property
+    def _ca(self) -> str:
+        return self.profile.directory_url
+
+    def learn(self, conn: Connection, job: HeldJob, payer: Payer, certificate: Certificate | None) -> None:
+        """Take in what a look at the server says, in a transaction of its own before COUNT.
+
+        A server's account buckets are keyed by the server until its account is known; then what it spent and reserved
+        is the account's. A newer certificate for a set that we had issued comes from the server's own timer.
+        """
+        known = limits.account_of(conn, job.server_key, self._ca)
+        if known != payer.account:
+            limits.note_account(conn, job.server_key, self._ca, payer.account)
+            if payer.account is not None:
+                limits.move(conn, _OF_ACCOUNT, f"{self._ca}|{job.server_key}", f"{self._ca}|{payer.account}")
+        if certificate is not None:
+            limits.note_seen(conn, self._ca, exact_set_hash(certificate.names), certificate.not_before)
 
     def spends(self, conn: Connection, job: HeldJob, payer: Payer, now: datetime) -> tuple[Spend, ...]:
         """What an order for the job's names needs, a registration included where the server has no account yet."""
@@ -67,73 +108,124 @@ class Ledger:
             account=payer.account,
             server_key=job.server_key,
             names=job.names,
-            registered_domains=tuple(sorted({registered_domain(name) for name in job.names})),
-            last_issued_at=limits.last_issued_at(conn, self.profile.directory_url, exact_set_hash(job.names)),
+            registered_domains=registered_domains(job.names),
+            last_issued_at=limits.last_issued_at(conn, self._ca, exact_set_hash(job.names)),
         )
         registration = () if payer.account else spends_of_registration(self.profile, payer.address)
         return *registration, *spends_of_order(self.profile, order, now)
 
-    def reserve(self, conn: Connection, spends: Sequence[Spend]) -> Refused | None:
+    def reserve(self, conn: Connection, job: HeldJob, spends: Sequence[Spend]) -> Refused | None:
         """Reserve all of it or nothing."""
-        return limits.reserve(conn, [_ledger_spend(one) for one in spends])
+        return limits.reserve(conn, job.claim.job_id, _ledger_spends(spends))
 
-    def turn_at(self, conn: Connection, refused: Refused, spends: Sequence[Spend]) -> datetime:
-        """When it is this job's turn: behind those that wait for the same bucket already, one emission each."""
-        emission = next(
-            (
-                one.limit.emission
-                for one in spends
-                if one.limit.name == refused.limit_name and one.key == refused.key
-            ),
-            timedelta(0),
-        )
-        return refused.free_at + emission * limits.waiting_ahead(conn, bucket_name(refused))
+    def wait_for_turn(self, conn: Connection, job: HeldJob, spends: Sequence[Spend]) -> Wait:
+        """Promise the job its turn, behind those that wait for the same buckets already (`core.waiting_line`).
+
+        Args:
+            conn: the transaction that makes the job wait.
+            job: the job, which `reserve` has refused.
+            spends: what it needs.
+        """
+        now = pool.now(conn)
+        return self._line_up(conn, job, spends, not_before=now, place=None, now=now)
+
+    def wait_after_refusal(
+        self, conn: Connection, job: HeldJob, closed: ClosedAttempt, problem: Problem
+    ) -> Wait | None:
+        """Promise a turn to a job whose order the CA has refused, once the attempt is settled.
+
+        It had its tokens, so it goes before those that were promised a later turn.
+
+        Returns:
+            None where the CA named no time or no limit that we keep.
+        """
+        if problem.code is not Code.TOO_MANY_REQUESTS or problem.retry_at is None:
+            return None
+        spends = self._stored_spends(conn, job, outcomes.read_attempt(conn, job))
+        if not refused_spends(spends, problem.evidence, problem.names):
+            return None
+        if has_registered(closed.fate, closed.code, problem.evidence):
+            spends = [one for one in spends if one.paid_by is not PaidBy.REGISTRATION]
+        now = pool.now(conn)
+        return self._line_up(conn, job, spends, not_before=max(problem.retry_at, now), place=now, now=now)
+
+    def _line_up(
+        self,
+        conn: Connection,
+        job: HeldJob,
+        spends: Sequence[Spend],
+        *,
+        not_before: datetime,
+        place: datetime | None,
+        now: datetime,
+    ) -> Wait:
+        wanted = _ledger_spends(spends)
+        rows = limits.lines(conn, job.claim.job_id, wanted, place=place)
+        lines = [
+            Line(one.limit, row.bucket, row.ahead, one.cost) for one, row in zip(spends, rows, strict=True)
+        ]
+        turn = first_turn(lines, not_before=not_before, now=now)
+        limits.line_up(conn, job.claim.job_id, wanted, turn.at, place=place)
+        strictest = spends[turn.strictest]
+        return Wait(turn.at, strictest.limit.name, f"{strictest.limit.name}|{strictest.key}")
 
     def settle(self, conn: Connection, job: HeldJob, closed: ClosedAttempt, problem: Problem | None) -> None:
         """End the reservations of the attempt that is being closed, and take what its failure costs."""
         counted = outcomes.read_attempt(conn, job)
-        spends = [_spend_from_json(stored) for stored in counted.spends]
+        spends = self._stored_spends(conn, job, counted)
         if not spends:
             return
+        registered = has_registered(closed.fate, closed.code, problem.evidence if problem else ())
         limits.settle(
             conn,
-            [(_ledger_spend(one), one.is_spent(closed.fate)) for one in spends if not one.only_asks],
+            [
+                (wanted, registered if one.paid_by is PaidBy.REGISTRATION else one.is_spent(closed.fate))
+                for one, wanted in zip(spends, _ledger_spends(spends), strict=True)
+                if not one.only_asks
+            ],
         )
-        payer = str(counted.spec.get("payer") or job.server_key)
+        if not all(one.key.startswith(f"{self._ca}|") for one in spends):
+            return  # the setting names another CA now: nothing more is ever asked of this one
         if closed.fate is OrderFate.ISSUED:
-            limits.note_issued(conn, self.profile.directory_url, exact_set_hash(job.names))
+            limits.note_issued(conn, self._ca, exact_set_hash(job.names), counted.opened_at)
+            payer = self._payer(conn, job, counted)
             limits.fill(conn, _ledger_spends(reset_by_success(self.profile, payer, job.names)))
-        elif problem is not None:
-            self._charge(conn, job, payer, spends, problem)
+        else:
+            self._charge(conn, job, counted, closed)
+            self._believe(conn, spends, problem)
 
-    def _charge(
-        self, conn: Connection, job: HeldJob, payer: str, spends: Sequence[Spend], problem: Problem
-    ) -> None:
-        if problem.code is Code.TOO_MANY_REQUESTS and problem.retry_at is not None:
-            limit = refused_limit(problem.evidence)
-            for one in spends:
-                if one.limit.name == limit and (
-                    not problem.names or limit not in _PER_NAME or _concerns(one, problem)
-                ):
-                    limits.believe_refusal(conn, _ledger_spend(one), problem.retry_at)
-        elif problem.code in _FAILED_VALIDATIONS:
-            names = tuple(name for name in problem.names if name in job.names) or job.names
-            limits.spend(conn, _ledger_spends(spends_of_failure(self.profile, payer, names)))
+    def _charge(self, conn: Connection, job: HeldJob, counted: CountedAttempt, closed: ClosedAttempt) -> None:
+        """Each name whose validation failed has cost a failure; where nobody saw how far the run came, each has."""
+        unknown = closed.code is Code.INTERRUPTED and closed.fate is OrderFate.UNKNOWN
+        failed = job.names if unknown else closed.failed_names
+        payer = self._payer(conn, job, counted)
+        limits.spend(conn, _ledger_spends(spends_of_failure(self.profile, payer, failed)))
 
+    def _believe(self, conn: Connection, spends: Sequence[Spend], problem: Problem | None) -> None:
+        """The CA refused although our buckets allowed it: others spend them too."""
+        if problem is not None and problem.code is Code.TOO_MANY_REQUESTS:
+            retry_at = problem.retry_at or pool.now(conn) + _WITHOUT_A_TIME
+            for one in _ledger_spends(refused_spends(spends, problem.evidence, problem.names)):
+                limits.believe_refusal(conn, one, retry_at)
 
-_PER_NAME = frozenset({LimitName.FAILURES_PER_NAME, LimitName.CERTIFICATES_PER_REGISTERED_DOMAIN})
-_FAILED_VALIDATIONS = frozenset(
-    {
-        Code.DNS_NOT_RESOLVING, Code.DNS_WRONG_SERVER, Code.PORT_80_BLOCKED, Code.PORT_443_BLOCKED, Code.GEO_BLOCKED,
-        Code.CHALLENGE_FAILED, Code.REDIRECT_LOOP, Code.CAA_FORBIDS, Code.CLOUDFLARE_STRICT_ORIGIN,
-        Code.CLOUDFLARE_ORIGIN_DOWN, Code.CLOUDFLARE_FLEXIBLE_LOOP,
-    }
-)  # fmt: skip
+    def _payer(self, conn: Connection, job: HeldJob, counted: CountedAttempt) -> str:
+        """Whose account buckets the attempt touches: the server's account, once that is known."""
+        payer = str(counted.spec.get("payer") or job.server_key)
+        if payer == job.server_key:
+            payer = limits.account_of(conn, job.server_key, self._ca) or payer
+        return payer
 
-
-def bucket_name(refused: Refused) -> str:
-    """One word for a bucket, as a waiting job keeps it."""
-    return f"{refused.limit_name}|{refused.key}"
+    def _stored_spends(self, conn: Connection, job: HeldJob, counted: CountedAttempt) -> list[Spend]:
+        """What was reserved with COUNT. Where `learn` has moved the server's buckets meanwhile, it lies there now."""
+        spends = [_spend_from_json(stored) for stored in counted.spends]
+        of_server = f"{self._ca}|{job.server_key}"
+        of_payer = f"{self._ca}|{self._payer(conn, job, counted)}"
+        return [
+            replace(one, key=of_payer + one.key.removeprefix(of_server))
+            if one.limit.name in _OF_ACCOUNT and f"{one.key}|".startswith(f"{of_server}|")
+            else one
+            for one in spends
+        ]
 
 
 def spends_to_json(spends: Sequence[Spend]) -> list[dict[str, object]]:
@@ -153,16 +245,9 @@ def _spend_from_json(stored: dict[str, Any]) -> Spend:
 
 
 def _ledger_spends(spends: Sequence[Spend]) -> list[LedgerSpend]:
-    return [_ledger_spend(one) for one in spends]
-
-
-def _ledger_spend(one: Spend) -> LedgerSpend:
-    return LedgerSpend(
-        one.limit.name.value, one.key, one.cost, one.only_asks, one.limit.emission, one.limit.burst_offset
-    )
-
-
-def _concerns(one: Spend, problem: Problem) -> bool:
-    return any(
-        one.key.endswith(f"|{name}") or name.endswith(one.key.rpartition("|")[2]) for name in problem.names
-    )
+    return [
+        LedgerSpend(
+            one.limit.name.value, one.key, one.cost, one.only_asks, one.limit.emission, one.limit.burst_offset
+        )
+        for one in spends
+    ]
