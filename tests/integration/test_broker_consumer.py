@@ -14,7 +14,7 @@ import pytest
 from contracts.topology import ACTIVITY_QUEUE, COMMANDS_QUEUE
 from deploy.lab.rabbitmq import RabbitNode
 from tests.support import amqp
-from tests.support.agent import wait_for
+from tests.support.amqp import wait_for
 from workers.edges.broker import TopologyError, ensure_topology
 from workers.edges.consumer import Outcome, consume
 from workers.edges.delivery_stream import Delivery, DeliveryStream
@@ -331,6 +331,7 @@ def test_a_broker_killed_and_restarted_loses_nothing_that_was_confirmed(
         publisher.begin_batch([event(base + n) for n in range(500)]) for base in range(0, 20000, 500)
     ]
     under_way[5].done.wait(20)
+    rabbit.settle()
     rabbit.kill()
     try:
         for batch in under_way:
@@ -343,7 +344,7 @@ def test_a_broker_killed_and_restarted_loses_nothing_that_was_confirmed(
         rabbit.start()
     assert uncertain, "the broker was killed too late to prove anything"
     assert len(confirmed) >= 2500
-    wait_for(lambda: confirmed <= set(consuming.seen), "all that was confirmed", timeout_seconds=30)
+    wait_for(lambda: confirmed <= set(consuming.seen), "all that was confirmed")
     publisher.close()
 
 

@@ -15,7 +15,7 @@ import pytest
 from contracts.topology import JOBS_DLQ, JOBS_QUEUE
 from deploy.lab.rabbitmq import RabbitNode
 from tests.support import amqp
-from tests.support.agent import wait_for
+from tests.support.amqp import wait_for
 from tests.support.job_worker import JobWorker, job_id, message
 from workers.core.model import JobKind
 from workers.edges.broker import ensure_topology
@@ -164,6 +164,7 @@ def test_a_worker_goes_on_after_lost_connections_and_a_killed_broker(
     rabbit.close_all_connections()
     amqp.put(url, JOBS_QUEUE, message("s2"))
     wait_for(lambda: ended(worker) == ["s1", "s2"], "the second job")
+    rabbit.settle()
     rabbit.kill()
     rabbit.start()
     amqp.put(url, JOBS_QUEUE, message("s3"))

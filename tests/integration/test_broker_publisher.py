@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 from contracts.topology import ACTIVITY_QUEUE, EVENTS_EXCHANGE, JOBS_QUEUE
 from deploy.lab.rabbitmq import RabbitNode
 from tests.support import amqp
-from tests.support.agent import wait_for
+from tests.support.amqp import wait_for
 from workers.edges.broker import BrokerUnavailableError, ensure_topology
 from workers.edges.publisher import OutgoingMessage, Publisher, PublishResult
 

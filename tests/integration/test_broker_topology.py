@@ -3,11 +3,14 @@
 import ssl
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pika
 import pytest
 
 from contracts.topology import JOBS_QUEUE
+from deploy.lab.keys import make_tls_identity
+from deploy.lab.machine import free_port
 from deploy.lab.rabbitmq import RabbitNode
 from tests.support import amqp
 from workers.edges.broker import (
@@ -17,6 +20,8 @@ from workers.edges.broker import (
     declare_topology,
     ensure_topology,
 )
+from workers.edges.delivery_stream import DeliveryStream
+from workers.edges.publisher import OutgoingMessage, Publisher, PublishResult
 
 QUEUES = ("ssl.commands", "ssl.jobs", "ssl.activity")
 
@@ -151,3 +156,46 @@ def test_a_wrong_url_is_refused_without_its_password(url: str, says: str) -> Non
     with pytest.raises(ValueError, match=says) as caught:
         connection_parameters(url, name="test")
     assert "secret" not in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def tls(rabbit: RabbitNode, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, Path]:
+    """A TLS listener of the node, with a certificate for 127.0.0.1 by an authority of its own: port and root."""
+    root, chain, key = make_tls_identity(tmp_path_factory.mktemp("tls"), "127.0.0.1", ("broker.test",))
+    port = free_port()
+    options = f'[{{cacertfile, "{root}"}}, {{certfile, "{chain}"}}, {{keyfile, "{key}"}}]'
+    rabbit.eval(
+        "begin application:ensure_all_started(ssl), "
+        f'ok = rabbit_networking:start_ssl_listener({{"127.0.0.1", {port}}}, {options}, 1, 1) end'
+    )
+    return port, root
+
+
+def test_publishing_and_consuming_work_over_tls(broker_url: str, tls: tuple[int, Path]) -> None:
+    port, root = tls
+    url = f"amqps://guest:guest@127.0.0.1:{port}/{amqp.vhost(broker_url)}?cacertfile={root}"
+    publisher = Publisher(url, name="test")
+    bodies = [b"%d" % number for number in range(2000)]
+    sent = [OutgoingMessage("", JOBS_QUEUE, body, "id") for body in bodies]
+    assert set(publisher.publish_batch(sent)) == {PublishResult.CONFIRMED}
+    publisher.close()
+    stream = DeliveryStream(url, JOBS_QUEUE, prefetch=5000, name="test")
+    taken: list[bytes] = []
+    while len(taken) < len(bodies):
+        batch = stream.take(5000, wait_seconds=5)
+        assert batch
+        taken += [delivery.body for delivery in batch]
+    stream.close()
+    assert taken == bodies
+
+
+@pytest.mark.parametrize("lie", ["an unknown authority", "another name"])
+def test_a_broker_that_cannot_prove_its_name_is_not_talked_to(
+    broker_url: str, tls: tuple[int, Path], lie: str
+) -> None:
+    port, root = tls
+    url = f"amqps://guest:guest@127.0.0.1:{port}/{amqp.vhost(broker_url)}"
+    if lie == "another name":
+        url = f"{url.replace('127.0.0.1', 'localhost')}?cacertfile={root}"
+    with pytest.raises(BrokerUnavailableError, match="CERTIFICATE_VERIFY_FAILED"):
+        ensure_topology(url, name="test")

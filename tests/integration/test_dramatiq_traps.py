@@ -19,7 +19,7 @@ from dramatiq.errors import ConnectionClosed
 from contracts.topology import JOBS_DLQ, JOBS_QUEUE
 from deploy.lab.rabbitmq import RabbitNode
 from tests.support import amqp
-from tests.support.agent import wait_for
+from tests.support.amqp import wait_for
 from tests.support.job_worker import JobWorker, PlainQuorumBroker, job_id, message
 from workers.core.model import JobKind
 from workers.edges.broker import ensure_topology
@@ -237,6 +237,7 @@ def test_6_what_was_confirmed_survives_the_brokers_death(
     sender.start()
     batches[3].done.wait(20)
     wait_for(lambda: said_ok > 500, "plain sending")
+    rabbit.settle()
     rabbit.kill()
     try:
         sender.join(60)

@@ -1,14 +1,17 @@
 """A plain AMQP client for tests: what any tool of any service would do, with none of our code in it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
 import pika
 from pika.adapters.blocking_connection import BlockingChannel
 
 from deploy.lab.rabbitmq import RabbitNode
+from tests.support.waiting import until
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -44,6 +47,11 @@ def take_all(url: str, queue: str) -> list[tuple[pika.BasicProperties, bytes]]:
 
 def bodies(url: str, queue: str) -> list[bytes]:
     return [body for _, body in take_all(url, queue)]
+
+
+def wait_for(condition: Callable[[], T], what: str, seconds: float = 30) -> T:
+    """The first true value of a condition that needs the broker or another process, on a busy machine."""
+    return until(condition, seconds=seconds, what=what)
 
 
 def vhost(url: str) -> str:
@@ -99,7 +107,3 @@ class RawHeaders(pika.BasicProperties):
     def encode(self) -> list[bytes]:
         flags = self.FLAG_HEADERS.to_bytes(2, "big")
         return [flags, len(self.table).to_bytes(4, "big"), self.table]
-
-
-def as_text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
