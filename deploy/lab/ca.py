@@ -12,7 +12,7 @@ from publicsuffixlist import PublicSuffixList
 
 from deploy.lab.acme_http import PlacedHTTPSConnection
 from deploy.lab.acme_proxy import AcmeProxy
-from deploy.lab.ca_limits import LETS_ENCRYPT_STAGING, NONE, CaLimits, Figure, LimitName
+from deploy.lab.ca_limits import LETS_ENCRYPT_STAGING, NONE, CaLimits, Figure, LimitName, as_setting
 from deploy.lab.dns import Dns
 from deploy.lab.keys import make_tls_identity
 from deploy.lab.machine import LabError, tail
@@ -36,6 +36,7 @@ class CertificateAuthority:
         staging: the proxy for dry runs.
         api_root_file: PEM of the root behind the CA's own HTTPS; servers must trust it.
         roots_file: PEM of the root of the certificates it issues, and of the former.
+        limits_file: its rate limits, for CERTPILOT_CA_LIMITS_FILE.
     """
 
     def __init__(
@@ -71,6 +72,13 @@ class CertificateAuthority:
         self.production = self._door(DIRECTORY_PORT, CaLimits(limits, registered_domain))
         self.staging = self._door(STAGING_PORT, CaLimits(staging_limits, registered_domain))
         self._pebble: Program | None = None
+        self.limits_file = directory / "limits.json"
+        self.set_limits(limits)
+
+    def set_limits(self, limits: Mapping[LimitName, Figure]) -> None:
+        """Put other limits in force, with full buckets; a worker that reads `limits_file` from now on knows them."""
+        self.production.limits = CaLimits(limits, self.production.limits.registered_domain)
+        self.limits_file.write_text(as_setting(self.directory_url, limits))
 
     @property
     def directory_url(self) -> str:

@@ -5,6 +5,7 @@ Read in letsencrypt/boulder (2026-08): ratelimits/gcra.go, transaction.go, limit
 ra/ra.go countCertificateIssued and countFailedValidations. Figures: https://letsencrypt.org/docs/rate-limits/.
 """
 
+import json
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
@@ -65,6 +66,16 @@ LETS_ENCRYPT_STAGING: Mapping[LimitName, Figure] = {
     LimitName.FAILURES: Figure(200, HOUR),
 }
 NONE: Mapping[LimitName, Figure] = {}
+
+_SETTING = {
+    LimitName.REGISTRATIONS_PER_ADDRESS: "registrations_per_address",
+    LimitName.ORDERS_PER_ACCOUNT: "orders_per_account",
+    LimitName.CERTIFICATES_PER_DOMAIN: "certificates_per_registered_domain",
+    LimitName.CERTIFICATES_PER_SET: "certificates_per_exact_set",
+    LimitName.FAILURES: "failures_per_name",
+    LimitName.FAILURES_FOR_PAUSING: "consecutive_failures_per_name",
+}
+"""What CERTPILOT_CA_LIMITS_FILE calls them."""
 
 _WORDS = {
     LimitName.REGISTRATIONS_PER_ADDRESS: "too many new registrations ({burst}) from this IP address",
@@ -219,6 +230,25 @@ class CaLimits:
         again = datetime.fromtimestamp(now + wait_seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         detail = f"{words} in the last {go_duration(figure.period_seconds)}, retry after {again}{SEE}{bucket.limit}"
         return Refusal(bucket.limit, detail, round(wait_seconds) or None)
+
+
+def as_setting(directory_url: str, figures: Mapping[LimitName, Figure]) -> str:
+    """Write the figures as CERTPILOT_CA_LIMITS_FILE wants them, so that a worker knows this CA as this CA is."""
+    limits = {
+        _SETTING[name]: {
+            "count": figure.count or figure.burst,
+            "period_seconds": figure.period_seconds,
+            "burst": figure.burst,
+        }
+        for name, figure in figures.items()
+    }
+    ca = {
+        "name": "the lab's CA",
+        "directory_url": directory_url,
+        "renewal_days": RENEWAL_WINDOW_SECONDS // DAY,
+        "limits": limits,
+    }
+    return json.dumps({"cas": [ca]}, indent=2) + "\n"
 
 
 def go_duration(seconds: int) -> str:

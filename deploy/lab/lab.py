@@ -146,6 +146,7 @@ class Lab:
             "CERTPILOT_SSH_KNOWN_HOSTS_FILE": str(self.known_hosts_file),
             "CERTPILOT_DNS_SERVERS": self.dns.server,
             "CERTPILOT_TLS_CA_FILE": str(self.ca.roots_file),
+            "CERTPILOT_CA_LIMITS_FILE": str(self.ca.limits_file),
         }
 
     def environment(

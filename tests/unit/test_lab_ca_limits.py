@@ -6,7 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy.lab.ca_limits import LETS_ENCRYPT, CaLimits, Figure, LimitName, Refusal, go_duration
+from deploy.lab.ca_limits import (
+    LETS_ENCRYPT,
+    LETS_ENCRYPT_STAGING,
+    CaLimits,
+    Figure,
+    LimitName,
+    Refusal,
+    as_setting,
+    go_duration,
+)
+from workers.core import limits as ours
+from workers.core.ca_profiles import builtin_profiles, parse_ca_limits
+from workers.settings import LETS_ENCRYPT as DIRECTORY
 
 NOW = 1_795_564_800.0  # 2026-11-25 00:00:00 UTC
 
@@ -182,3 +194,21 @@ def test_who_comes_when_told_is_taken_and_who_comes_earlier_is_not(
 )
 def test_durations_are_written_as_go_writes_them(seconds: int, written: str) -> None:
     assert go_duration(seconds) == written
+
+
+def test_the_file_for_workers_says_of_lets_encrypt_what_workers_know_by_themselves() -> None:
+    """Two tables, one in the lab and one in the program, written from the same page: they must not drift apart."""
+    known = builtin_profiles().of(DIRECTORY)
+    told = parse_ca_limits(as_setting(DIRECTORY, LETS_ENCRYPT)).of(DIRECTORY)
+    by_ipv6_range = ours.LimitName.REGISTRATIONS_PER_IPV6_RANGE  # the lab's servers have few addresses
+    assert told.limits == {name: limit for name, limit in known.limits.items() if name is not by_ipv6_range}
+    assert told.renewal_days == known.renewal_days
+
+
+@pytest.mark.parametrize("figures", [LETS_ENCRYPT, LETS_ENCRYPT_STAGING])
+def test_workers_never_reckon_with_a_faster_refill_than_the_ca(figures: Mapping[LimitName, Figure]) -> None:
+    told = parse_ca_limits(as_setting(DIRECTORY, figures)).of(DIRECTORY)
+    assert len(told.limits) == len(figures)
+    for figure, limit in zip(figures.values(), told.limits.values(), strict=True):
+        assert limit.emission.total_seconds() * 1e9 >= figure.emission_nanoseconds
+        assert limit.burst == figure.burst
