@@ -32,6 +32,7 @@ readonly wanted='
 /usr/sbin/ip                                 iproute2
 /usr/sbin/nft                                nftables
 /usr/bin/openssl                             openssl
+/usr/bin/curl                                curl
 /usr/sbin/update-ca-certificates             ca-certificates'
 
 missing_packages() {

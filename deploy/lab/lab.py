@@ -255,7 +255,7 @@ def _end_on_sigterm() -> Callable[[], None]:
     def end(number: int, _: FrameType | None) -> None:
         if os.getpid() != owner:  # a fork of ours: the lab is not its
             os._exit(128 + number)
-        sys.exit(128 + number)
+        raise KeyboardInterrupt
 
     def undo() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -16,7 +16,7 @@ from deploy.lab.machine import LabError, free_port, run, tail
 # Those in /usr/sbin switch to the user rabbitmq, who may not read our folder.
 SERVER = "/usr/lib/rabbitmq/bin/rabbitmq-server"
 CTL = "/usr/lib/rabbitmq/bin/rabbitmqctl"
-START_DEADLINE_SECONDS = 60
+START_DEADLINE_SECONDS, EVAL_DEADLINE_SECONDS = 60, 5
 USER, PASSWORD = "guest", "guest"
 
 CONFIG = """\
@@ -147,8 +147,16 @@ class RabbitNode:
         Raises:
             LabError: the node does not answer, or the expression failed.
         """
-        argv = ["erl_call", "-c", self._cookie, "-n", self.name, "-fetch_stdout", "-e"]
-        done = run(argv, stdin=f"{expression}.\n".encode(), env=self._environment())
+        deadline = time.monotonic() + EVAL_DEADLINE_SECONDS
+        while True:
+            # A name of its own for each call: the node turns away a second caller of the same name.
+            caller = f"lab{secrets.token_hex(8)}"
+            argv = ["erl_call", "-c", self._cookie, "-h", caller, "-n", self.name, "-fetch_stdout", "-e"]
+            done = run(argv, stdin=f"{expression}.\n".encode(), env=self._environment(), check=False)
+            # Not connected is not evaluated: safe to try again.
+            if "failed to connect" not in done.stderr or time.monotonic() > deadline:
+                break
+            time.sleep(0.05)
         answer = done.stdout.strip()
         if not answer.startswith("{ok, "):
             raise LabError(f"{expression}: {answer or done.stderr}")
