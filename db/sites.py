@@ -184,6 +184,16 @@ def set_status(conn: Connection, site_id: str, status: SslStatus) -> None:
     )
 
 
+def forget_certificate(conn: Connection, site_id: str) -> None:
+    """Make the site `none`: the certificate last seen is another domain's or server's, and says nothing of it now."""
+    conn.execute(
+        "update site set ssl_status = 'none', ssl_expiry = null, certificate_serial = null, certificate_names = null,"
+        " certificate_issuer = null, certificate_not_before = null, certificate_server_key = null,"
+        " updated_at = certpilot_now() where site_id = %s",
+        (site_id,),
+    )
+
+
 def set_error(conn: Connection, site_id: str, code: Code | None, message: str | None) -> None:
     """Keep the last failure for readers of `site_ssl`, or clear it."""
     conn.execute(

@@ -15,7 +15,7 @@ from db.pool import Connection
 from workers import announce
 from workers.announce import About
 from workers.core import lifecycle
-from workers.core.model import Certificate, JobId, JobState, Problem, Site, Step
+from workers.core.model import Certificate, JobId, JobState, Problem, Site, SslStatus, Step
 from workers.dispatch import offer
 from workers.letters import Cause, bury_job
 
@@ -117,9 +117,11 @@ def restore_status(conn: Connection, site: Site, job_id: JobId) -> bool:
     if site.job is None or site.job.job_id != job_id:
         return False
     own = lifecycle.own_certificate_of(site)
-    sites.set_status(
-        conn, site.site_id, lifecycle.status_when_ended(site.ssl_status, own, pool.real_now(conn))
-    )
+    status = lifecycle.status_when_ended(site.ssl_status, own, pool.real_now(conn))
+    if status is SslStatus.NONE:
+        sites.forget_certificate(conn, site.site_id)
+    else:
+        sites.set_status(conn, site.site_id, status)
     return True
 
 
