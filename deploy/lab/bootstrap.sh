@@ -160,7 +160,7 @@ main() {
     return
   fi
   # Two runs at once, of one clone or of several, take turns. 9>&-: what is started must not hold the lock.
-  exec 9>"${TMPDIR:-/tmp}/certpilot-bootstrap.lock"
+  exec 9>"${TMPDIR:-/tmp}/certpilot-bootstrap.$UID.lock"
   flock -w $wait_seconds 9 || die "another bootstrap has been running for $wait_seconds s"
   if ((${#packages[@]})); then
     [[ $(id -u) == 0 ]] || die "missing here: ${packages[*]}; install them, or run this as root once"

@@ -20,7 +20,7 @@ from deploy.lab.machine import LabError, run
 
 HOST, AUTHORITY, FIRST_SERVER = 1, 2, 10
 NETWORKS = 512  # of /24 in 198.18.0.0/15
-_IPV6_OFF = Path("/proc/sys/net/ipv6/conf/all/disable_ipv6")
+_IPV6 = Path("/proc/sys/net/ipv6/conf")
 
 
 class Network:
@@ -39,7 +39,9 @@ class Network:
         """
         self._claim, self._number = _claim_number()
         self._next_server = itertools.count(FIRST_SERVER)
-        self.has_ipv6 = _IPV6_OFF.exists() and _IPV6_OFF.read_text().strip() == "0"
+        self.has_ipv6 = _IPV6.exists() and all(
+            (_IPV6 / which / "disable_ipv6").read_text().strip() == "0" for which in ("all", "default")
+        )
         try:
             self.cell = Cell("lab network", network=True)
         except LabError:
