@@ -226,6 +226,19 @@ def test_failure_on_the_server_names_its_cause(
     assert said in caught.value.message
 
 
+@pytest.mark.parametrize("full", ["-Pk", "-Pi"])
+def test_full_disk_is_found_where_the_shell_only_says_io_error(
+    connection: SshConnection, home: Agent, full: str
+) -> None:
+    agent(connection, 5).inspect()
+    home.stub("sync", "echo 'sh: printf: I/O error' >&2; exit 1\n")
+    table = "echo Filesystem 1024-blocks Used Available Capacity Mounted"
+    home.stub("df", f"{table}; [ $1 = {full} ] && echo disk 900 900 0 100% / || echo disk 900 1 899 1% /\n")
+    with pytest.raises(AgentFailedError) as caught:
+        agent(connection, 6).look(JOB, 0)
+    assert caught.value.code is Code.DISK_FULL
+
+
 def test_full_disk_while_the_script_is_stored(connection: SshConnection, home: Agent) -> None:
     home.stub("mktemp", "echo 'mktemp: failed: No space left on device' >&2; exit 1\n")
     with pytest.raises(AgentFailedError) as caught:
@@ -245,6 +258,26 @@ def test_cut_answer_may_have_run(connection: SshConnection, home: Agent) -> None
     (home.bin / "grep").unlink()
     assert caught.value.sent
     server.stop(JOB, 1)
+
+
+def test_answer_without_its_last_line_may_have_run(connection: SshConnection, home: Agent) -> None:
+    real = connection.run
+
+    def cutting(
+        command: str, *, stdin: bytes | None = None, timeout_seconds: float, max_output_bytes: int = 1 << 24
+    ) -> CommandResult:
+        result = real(
+            command, stdin=stdin, timeout_seconds=timeout_seconds, max_output_bytes=max_output_bytes
+        )
+        return replace(result, stdout=result.stdout[:-3])
+
+    server = agent(connection)
+    server.look(JOB, 0)
+    connection.run = cutting  # type: ignore[method-assign]
+    with pytest.raises(EdgeError, match="cut") as caught:
+        server.void(JOB, 1)
+    assert (caught.value.code, caught.value.sent) == (Code.SERVER_UNREACHABLE, True)
+    assert (home.jobs / f"{JOB}.1/void").exists()
 
 
 def test_usage_is_a_bug_of_ours(connection: SshConnection, home: Agent) -> None:

@@ -1,5 +1,6 @@
 """The agent on customer servers of the lab: real certbot, nginx, sudo and sshd, as root and through the sudo rule."""
 
+import http.client
 import shlex
 import ssl
 import subprocess
@@ -272,8 +273,10 @@ def test_probe_is_served_and_gone(
     root = site(lab, server, name)
     host, job = agent(connection), JobId(f"probe-{user}")
     (probe,) = host.probe(job, TOKEN, [root])
-    ask = ["curl", "-s", "-H", f"Host: {name}", f"http://127.0.0.1/.well-known/acme-challenge/{TOKEN}"]
-    assert (probe.placed, server.run(ask).stdout) == (True, probe.body)
+    asked = http.client.HTTPConnection(server.host, timeout=10)
+    asked.request("GET", f"/.well-known/acme-challenge/{TOKEN}", headers={"Host": name})
+    assert (probe.placed, asked.getresponse().read().decode()) == (True, probe.body)
+    asked.close()
     host.unprobe(job, TOKEN)
     assert not server.exists(f"{root}/.well-known")
 
@@ -450,13 +453,16 @@ def test_installed_script_that_is_too_old_says_what_to_do(lab: Lab) -> None:
 
 def test_full_disk_is_named(lab: Lab) -> None:
     server = lab.servers[0]
+    with connect(lab, server, "root") as connection:
+        agent(connection, 98).look(JobId("full"), 0)
     server.run(["sh", "-c", "cat /dev/zero >/var/lib/filler"], check=False)
     try:
         with connect(lab, server, "root") as connection, pytest.raises(EdgeError) as caught:
             agent(connection, 99).look(JobId("full"), 0)
         assert caught.value.code is Code.DISK_FULL
+        assert server.read("/var/lib/certpilot/fence") == "98\n"
     finally:
-        server.run(["rm", "/var/lib/filler"])
+        server.run(["rm", "/var/lib/filler", "/var/lib/certpilot/fence"])
 
 
 def test_two_workers_may_start_many_commands_at_once(lab: Lab, connection: SshConnection, user: str) -> None:

@@ -18,8 +18,7 @@
 #   fence      an older one is refused, whatever the verb; a newer one is on the disk before anything is looked at
 #   directory  mkdir jobs/JOB.ATTEMPT decides, once and for ever, whether the attempt starts or is void
 #   run lock   a kernel lock that certbot itself holds says whether it lives; a pid or a file would lie after a reboot
-set -uf # -f: no word is ever taken for a pattern
-umask 077
+set -uf; umask 077 # -f: no word is ever taken for a pattern
 export LC_ALL=C
 NL='
 '
@@ -37,7 +36,12 @@ fact() { printf '%s=%s\n' "$1" "${2%%"$NL"*}"; }
 section() { say "begin $1"; awk '{ print "|" $0 }'; say "end $1"; }
 finish() { say "result=$1"; exit "${2:-0}"; }
 usage() { fact what "$1"; finish USAGE 2; }
-die() { fact what "$1"; finish ERROR 1; }
+die() { # a shell's own printf calls a full disk an "I/O error", so we look
+  fact what "$1"
+  [ -w "$H" ] || [ ! -d "$H" ] || say 'cause=Read-only file system'
+  { df -Pk "$H"; df -Pi "$H"; } 2>/dev/null | awk '$2 > 0 && $4 ~ /^[0-9]+$/ && $4 < 16 { print "cause=No space left on device"; exit }'
+  finish ERROR 1
+}
 
 is_number() { case $1 in '' | *[!0-9]* | 0?* | ???????????????????*) return 1 ;; esac; }
 is_word() { case $1 in '' | -* | *[!A-Za-z0-9_-]*) return 1 ;; esac; [ ${#1} -le 128 ]; }
@@ -181,8 +185,7 @@ clean() {
   while [ "$n" -le "$attempt" ]; do
     d=$H/jobs/$job.$n n=$((n + 1))
     alive || rm -rf "$d"
-  done
-  finish OK
+  done; finish OK
 }
 
 # What this run logged, oldest first. The log noted before the run was appended to (Debian's max-log-backups = 0) or

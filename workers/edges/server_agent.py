@@ -47,7 +47,7 @@ _INSTALL = (
     "umask 077; d=${CERTPILOT_HOME:-/var/lib/certpilot}/agent; "
     'mkdir -p "$d" && t=$(mktemp "$d/new.XXXXXX") || exit 1; '
     'cat >"$t" && [ "$(sha256sum <"$t")" = "$1  -" ] && sync "$t" && mv "$t" "$d/$1.sh" || { rm -f "$t"; exit 1; }; '
-    'find "$d" -type f ! -name "$1.sh" -mtime +30 -exec rm -f {} +'
+    'find "$d" -type f ! -name "$1.sh" -mtime +30 -exec rm -f {} + 2>/dev/null; :'
 )
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -238,8 +238,8 @@ class ServerAgent:
             case "AGENT_BUSY":
                 raise AgentBusyError(Code.SERVER_BUSY, f"Another command holds certpilot's script on {host}.")
             case "ERROR":
-                reasons = (answer.get("what") or "no reason given", *said)
-                code = failure_code(" ".join(said), Code.FILESYSTEM_UNUSABLE)
+                reasons = (answer.get("what") or "no reason given", *answer.all("cause"), *said)
+                code = failure_code(" ".join(reasons), Code.FILESYSTEM_UNUSABLE)
                 message = f"certpilot's script failed on {host}: {' / '.join(reasons)}."
                 raise AgentFailedError(code, message, evidence=reasons, sent=True)
             case "USAGE":
