@@ -103,7 +103,7 @@ class _Plan:
         start = bisect_right(self._served, not_before)
         for gap in range(start, len(self._tats)):
             tat = self._tats[gap]
-            at = max(not_before, tat + self._cost - self._burst, *self._served[max(gap - 1, 0) : gap])
+            at = max(not_before, tat + self._cost - self._burst)
             if gap < len(self._served) and at > self._served[gap]:
                 continue
             if max(tat, at) + self._cost - tat <= self._spare[gap]:
