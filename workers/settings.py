@@ -99,8 +99,8 @@ class Settings(BaseSettings):
     )
     acme_email: Annotated[str | None, BeforeValidator(_blank_is_unset)] = Field(
         None,
-        pattern=r"^[^@\s'\"\\]+@[^@\s'\"\\]+$",
-        description="Contact of the ACME account; unset: registered without.",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._%+=-]*@[A-Za-z0-9][A-Za-z0-9-]*(\.[A-Za-z0-9-]+)+$",
+        description="E-mail address, contact of the ACME account; unset: registered without.",
     )
     ssh_private_key_file: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_paths)] = Field(
         (Path("~/.ssh/id_ed25519").expanduser(),), description="One or more private keys, separated by ':'."

@@ -140,7 +140,10 @@ def placed(
     Yields:
         The roots into which a file could be put, and the file's text by name.
     """
-    paths = sorted({root.path for root in roots.values() if root.path is not None})
+    # A path with control characters is refused by the script, as every such argument is.
+    paths = sorted(
+        {root.path for root in roots.values() if root.path is not None and root.path.isprintable()}
+    )
     files: Sequence[PlacedProbe] = agent.probe(flight.job_id, token, paths) if paths else ()
     body_of = {probe.webroot: probe.body for probe in files if probe.placed}
     for probe in files:

@@ -139,8 +139,8 @@ class Turns:
             case protocol.Poll():
                 return self._poll_later(flight, look)
             case protocol.Stop():
-                agent.stop(flight.job_id, action.attempt)
-                flight.stop_sent = True
+                # False right after a START: its pid is not noted yet. Then the next look asks again.
+                flight.stop_sent = agent.stop(flight.job_id, action.attempt)
                 log.warning("run.stopped_at_deadline", job=flight.job_id, server=flight.job.server_key)
                 return self._poll_later(flight, look)
             case protocol.Start():
