@@ -195,17 +195,22 @@ def release(conn: Connection, held: Claim) -> None:
 def renew_all(conn: Connection, held: Sequence[Claim], lease_seconds: float) -> set[UUID]:
     """Prolong the leases of many claims in one statement.
 
+    A claim that was given back a moment ago stays given back: its holder's list is older than the release, and a lease
+    that came to life again would keep the job's next claim out.
+
     Returns:
-        Owners whose claim is whole; the work of every other one must stop.
+        Owners whose claim nobody has taken; the work of every other one must stop.
     """
     keys = [key for one in held for key in one.keys]
     owners = [one.owner for one in held for _ in one.keys]
-    renewed = conn.execute(
-        "with l as materialized (select l.key from lease l join unnest(%s::text[], %s::uuid[]) as u(key, owner)"
-        "   on l.key = u.key and l.owner = u.owner order by l.key for update of l)"
-        " update lease set expires_at = clock_timestamp() + make_interval(secs => %s) from l where lease.key = l.key"
-        " returning lease.owner",
+    owned = conn.execute(
+        "with l as materialized (select l.key, l.owner, l.expires_at from lease l"
+        "   join unnest(%s::text[], %s::uuid[]) as u(key, owner) on l.key = u.key and l.owner = u.owner"
+        "   order by l.key for update of l),"
+        " renewed as (update lease set expires_at = clock_timestamp() + make_interval(secs => %s) from l"
+        "   where lease.key = l.key and l.expires_at <> '-infinity')"
+        " select owner from l",
         (keys, owners, lease_seconds),
     ).fetchall()
-    counts = Counter(row[0] for row in renewed)
+    counts = Counter(row[0] for row in owned)
     return {one.owner for one in held if counts[one.owner] == len(one.keys)}

@@ -103,6 +103,19 @@ def test_released_lease_keeps_its_fence(conn: Connection) -> None:
     assert must_claim(conn, job_id).claim.fence > first.claim.fence + 1_000_000
 
 
+def test_heartbeat_that_comes_after_the_release_does_not_take_the_leases_back(conn: Connection) -> None:
+    """Its list of claims was made before; else the job could not be claimed again for the length of a lease."""
+    job_id, other = new_job(conn, "a.example"), new_job(conn, "b.example", server=Server("203.0.113.8"))
+    held, living = must_claim(conn, job_id), must_claim(conn, other)
+    expire(conn, living)
+    claims.release(conn, held.claim)
+    whole = claims.renew_all(conn, [held.claim, living.claim], LEASE_SECONDS)
+    assert whole == {held.claim.owner, living.claim.owner}
+    assert claim(conn, other) is Unclaimable.BUSY
+    must_claim(conn, job_id)
+    assert claims.renew_all(conn, [held.claim, living.claim], LEASE_SECONDS) == {living.claim.owner}
+
+
 def test_stale_holder_writes_nothing(conn: Connection) -> None:
     """PROTOCOL 5 p and w: neither by the guard nor by a statement without it."""
     job_id = new_job(conn, "a.example")
