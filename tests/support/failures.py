@@ -1,0 +1,366 @@
+"""States of the world in which no certificate can come, gone through on the real lab: broken, told, mended, active.
+
+A group of states is gone through at once, each with a site of its own and, where it breaks a server, a server of its
+own; what was seen of each is kept, and the tests look at it. Time is moved, never slept through.
+"""
+
+import contextlib
+import threading
+import traceback
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from itertools import cycle
+from typing import Any
+
+from contracts.catalogue import CATALOGUE
+from contracts.codes import Code, Policy
+from db import clock
+from db.pool import now as database_now
+from deploy.lab.lab import Lab
+from deploy.lab.server import CustomerServer
+from tests.support.installation import DemoSite, Event, Installation, new_site, orders_of
+from tests.support.waiting import until
+
+TOLD_SECONDS = 120.0
+"""Deadline of everything that a group waits for; a quiet machine needs a tenth of it."""
+
+EPOCH = datetime.fromtimestamp(0, UTC)
+MINUTE = timedelta(minutes=1)
+_SOON = timedelta(minutes=10)
+
+
+@dataclass
+class Case:
+    """One state, being gone through.
+
+    Attributes:
+        kept: what `break_it` leaves for `mend`.
+    """
+
+    lab: Lab
+    certpilot: Installation
+    site: DemoSite
+    kept: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def server(self) -> CustomerServer:
+        return self.site.server
+
+    @property
+    def domain(self) -> str:
+        return self.site.domain
+
+
+Step = Callable[[Case], object]
+
+
+def nothing(_: Case) -> None:
+    """Where there is nothing to do."""
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """One state.
+
+    Attributes:
+        name: what is wrong, a sentence.
+        code: what certpilot must call it.
+        break_it: brings it about, before the command.
+        mend: ends it; then the job must go through without another command.
+        says: words that the message must hold; `{domain}`, `{alias}`, `{host}` are filled in.
+        strike: what happens once the job's certbot has been asked for.
+        orders: how many the CA takes before the mend.
+        orders_after: and until the end.
+        attempts: counted before the mend.
+        aliases: of the site.
+        own_server: it breaks a server.
+        request: fields of the command that differ; made when the site is known.
+        waits: by which time it waits: (at least, at most) after now; None: by its policy.
+    """
+
+    name: str
+    code: Code
+    break_it: Step
+    mend: Step
+    says: tuple[str, ...] = ()
+    strike: Step = nothing
+    orders: int = 0
+    orders_after: int = 1
+    attempts: int = 0
+    aliases: int = 0
+    own_server: bool = False
+    request: Callable[[Case], Mapping[str, Any]] = lambda _: {}
+    waits: tuple[timedelta, timedelta] | None = None
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def first_wait(self) -> tuple[timedelta, timedelta]:
+        """How long the first wait is, by the schedule of its policy (workers/core/retry.py)."""
+        if self.waits is not None:
+            return self.waits
+        return {
+            Policy.RECHECK: (MINUTE, MINUTE),
+            Policy.ADMIN: (MINUTE, MINUTE),
+            Policy.BACK_OFF: (0.75 * MINUTE, 1.25 * MINUTE),
+            Policy.SNOOZE: (MINUTE, 2 * MINUTE),
+        }[CATALOGUE[self.code].policy]
+
+
+@dataclass
+class Story:
+    """What was seen of one state.
+
+    Attributes:
+        trouble: the state.
+        case: its site and server.
+        waiting: the event that tells it; None where it did not come.
+        view: the site's row then.
+        orders: that the CA had taken by then.
+        feed: the whole feed at the end.
+        view_after: the site's row at the end.
+        orders_after: orders by the end.
+        failed: what went wrong on the way, for the tests' message.
+    """
+
+    trouble: Trouble
+    case: Case
+    waiting: Event | None = None
+    view: dict[str, Any] = field(default_factory=dict)
+    orders: int = 0
+    feed: list[Event] = field(default_factory=list)
+    view_after: dict[str, Any] = field(default_factory=dict)
+    orders_after: int = 0
+    failed: str = ""
+
+    @property
+    def text(self) -> str:
+        return f"{self.trouble.name}\n{self.failed}\n{self.case.certpilot.story(self.case.site)}"
+
+    @contextmanager
+    def noting(self) -> Iterator[None]:
+        """What goes wrong with one state is told by its own test, and does not end the others."""
+        if self.failed:
+            yield
+            return
+        try:
+            yield
+        except Exception:  # noqa: BLE001  # kept for the test
+            self.failed = traceback.format_exc()
+
+
+class Servers:
+    """Servers of a group: a few that many states share, and fresh ones for states that break theirs."""
+
+    def __init__(self, lab: Lab, *, shared: Sequence[CustomerServer]) -> None:
+        self._lab = lab
+        self._shared = cycle(shared)
+        self._own: list[CustomerServer] = []
+        self._lock = threading.Lock()
+        self._changing: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+
+    def changing(self, server: CustomerServer) -> threading.Lock:
+        """To be held while a server's files are changed: nginx must not load what another one is writing."""
+        with self._lock:
+            return self._changing[server.name]
+
+    def take(self, trouble: Trouble) -> CustomerServer:
+        """A server for this state."""
+        if not trouble.own_server:
+            with self._lock:
+                return next(self._shared)
+        return self.fresh()
+
+    def fresh(self, **options: Any) -> CustomerServer:
+        """A server that nobody else has."""
+        server = self._lab.add_server(**options)
+        with self._lock:
+            self._own.append(server)
+        return server
+
+    def close(self) -> None:
+        """Switch the fresh ones off; the lab of the other tests does not know them."""
+        for server in self._own:
+            server.stop()
+            with contextlib.suppress(ValueError):
+                self._lab.servers.remove(server)
+
+
+@contextmanager
+def borrowed_servers(lab: Lab) -> Iterator[Servers]:
+    """Servers for a group; the shared ones are the lab's own."""
+    servers = Servers(lab, shared=tuple(lab.servers))
+    try:
+        yield servers
+    finally:
+        servers.close()
+
+
+def go_through(
+    lab: Lab, certpilot: Installation, servers: Servers, troubles: Sequence[Trouble]
+) -> dict[str, Story]:
+    """Bring every state about, let certpilot tell it, mend it, and see the site become active.
+
+    Returns:
+        What was seen, by the state's name.
+    """
+    with ThreadPoolExecutor(len(troubles), "state") as threads:
+
+        def each(step: Callable[[Story], None], some: Sequence[Story]) -> None:
+            def noted(story: Story) -> None:
+                with story.noting():
+                    if not story.failed:
+                        step(story)
+
+            list(threads.map(noted, some))
+
+        stories = list(threads.map(lambda trouble: _set_up(lab, certpilot, servers, trouble), troubles))
+        # The servers boot and break at once; the commands come together, as on a busy day.
+        each(_ask, stories)
+        each(_listen, stories)
+        each(lambda story: _mend(servers, story), stories)
+        for due in _by_due(stories):
+            # Where telling took long some have been looked at again meanwhile, and wait longer now.
+            views = [certpilot.view(story.case.site) for story in due]
+            _move_to(lab, certpilot, max(view["retry_at"] or EPOCH for view in views))
+            each(_see_it_through, due)
+    return {story.trouble.name: story for story in stories}
+
+
+def _set_up(lab: Lab, certpilot: Installation, servers: Servers, trouble: Trouble) -> Story:
+    server = servers.take(trouble)
+    with servers.changing(server):
+        story = Story(trouble, Case(lab, certpilot, new_site(lab, aliases=trouble.aliases, server=server)))
+        with story.noting():
+            trouble.break_it(story.case)
+    return story
+
+
+def _ask(story: Story) -> None:
+    case = story.case
+    case.certpilot.issue(case.site, **story.trouble.request(case))
+
+
+def _listen(story: Story) -> None:
+    case, certpilot = story.case, story.case.certpilot
+    if story.trouble.strike is not nothing:
+        story.trouble.strike(case)
+    story.waiting = _first(case, "waiting")
+    story.view = certpilot.view(case.site)
+    story.orders = len(orders_of(case.lab, case.site))
+
+
+def _first(case: Case, what: str) -> Event:
+    """The first event with that step or status; the end of the job is the end of the waiting."""
+
+    def look() -> Event | None:
+        for event in case.certpilot.feed(case.site):
+            if what in (event.step, event.status):
+                return event
+            assert event.status in (None, "pending"), f"the job ended before {what!r}"
+        return None
+
+    return until(look, seconds=TOLD_SECONDS, what=what)
+
+
+def _mend(servers: Servers, story: Story) -> None:
+    with servers.changing(story.case.server):
+        story.trouble.mend(story.case)
+
+
+def _see_it_through(story: Story) -> None:
+    case, certpilot = story.case, story.case.certpilot
+    _first(case, "active")
+    story.feed = certpilot.settled_feed(case.site)
+    story.view_after = certpilot.view(case.site)
+    story.orders_after = len(orders_of(case.lab, case.site))
+
+
+def _by_due(stories: Sequence[Story]) -> list[list[Story]]:
+    """Those that are due within minutes together, then the others one after the other."""
+    told = sorted(
+        (story for story in stories if not story.failed and story.view.get("retry_at")),
+        key=lambda story: story.view["retry_at"],
+    )
+    groups: list[list[Story]] = []
+    for story in told:
+        if groups and story.view["retry_at"] - groups[-1][0].view["retry_at"] < _SOON:
+            groups[-1].append(story)
+        else:
+            groups.append([story])
+    return groups
+
+
+def _move_to(lab: Lab, certpilot: Installation, instant: datetime) -> None:
+    """Move certpilot's clock, and the CA's with it, to just behind an instant."""
+    now = database_now(certpilot.conn)
+    by = max(instant - now, timedelta(0)) + timedelta(seconds=1)
+    lab.ca.production.offset_seconds += by.total_seconds()
+    lab.ca.staging.offset_seconds += by.total_seconds()
+    clock.move_ahead(certpilot.conn, by)
+
+
+@contextmanager
+def ca_clock_put_back(lab: Lab) -> Iterator[None]:
+    """The CA's clock for limits as it was, at the end."""
+    doors = lab.ca.production, lab.ca.staging
+    before = [door.offset_seconds for door in doors]
+    try:
+        yield
+    finally:
+        for door, offset in zip(doors, before, strict=True):
+            door.offset_seconds = offset
+
+
+# --- what every state must fulfil -----------------------------------------------------------------------------------
+
+
+def check_told(story: Story) -> None:
+    """Code, the catalogue's fix, the time of the next look, status and job state, in the view and in the feed."""
+    trouble, site, view = story.trouble, story.case.site, story.view
+    assert story.waiting is not None, story.text
+    detail = story.waiting.detail
+    error = detail["error"]
+    assert error["code"] == trouble.code, story.text
+    assert error["fix"] == CATALOGUE[trouble.code].fix
+    words = {"domain": site.domain, "alias": next(iter(site.aliases), ""), "host": site.server.host}
+    for say in trouble.says:
+        assert say.format(**words) in error["message"], story.text
+    assert (view["ssl_status"], view["job_state"]) == ("pending", "waiting"), story.text
+    assert (view["error_code"], view["error_message"]) == (trouble.code, error["message"])
+    assert _instant(detail["retryAt"]) == _instant(error["retryAt"]) == view["retry_at"]
+    least, most = trouble.first_wait
+    # The row was last changed by the transaction that decided; its clock is the database's.
+    wait = view["retry_at"] - view["updated_at"]
+    assert least - timedelta(seconds=0.5) <= wait <= most + timedelta(seconds=0.5), (wait, story.text)
+    assert story.waiting.title.startswith("Waiting: "), story.waiting.title
+    assert (story.orders, view["attempt"]) == (trouble.orders, trouble.attempts), story.text
+
+
+def check_mended(story: Story) -> None:
+    """Once mended the job went through by itself: no second command, one end, a gapless feed, as few orders as can be."""
+    assert not story.failed, story.text
+    view, feed = story.view_after, story.feed
+    assert (view["ssl_status"], view["job_state"]) == ("active", "succeeded"), story.text
+    assert (view["error_code"], view["retry_at"]) == (None, None)
+    changes = [event for event in feed if event.kind == "ssl.status.changed"]
+    assert [change.status for change in changes] == ["pending", "active"], story.text
+    assert changes[-1] is feed[-1]
+    assert changes[-1].detail["error"] is None
+    assert [event.sequence for event in feed] == list(range(1, len(feed) + 1))
+    assert len({event.detail["commandId"] for event in feed}) == 1
+    assert story.orders_after == story.trouble.orders_after, story.text
+
+
+def _instant(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+def wait_for_certbot(case: Case) -> None:
+    """Until a certbot runs on the case's server."""
+    until(lambda: case.server.cell.processes("certbot"), seconds=TOLD_SECONDS, what="certbot")
