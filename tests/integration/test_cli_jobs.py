@@ -240,6 +240,7 @@ def test_cancelling_waits_for_whoever_writes_to_the_site_and_deadlocks_with_nobo
             seconds=30,
             what="the cancelling waits for the newest job's row",
         )
+        assert (state_of(conn, older), outbox_events(conn)) == ("queued", [])  # all of it or nothing
         sites.bump_sequence(other, "site_1")
         other.commit()
     _, err = cancelling.communicate(timeout=60)

@@ -4,9 +4,10 @@ import calendar
 import json
 import os
 import signal
-import subprocess
 import threading
+import time
 from datetime import UTC, datetime, timedelta
+from typing import Self
 
 import pytest
 
@@ -284,13 +285,24 @@ def test_activity_on_a_terminal_aligns_and_colours_by_meaning(cli: Cli, conn: Co
 
 
 class Following:
-    """`certpilot activity --follow` with its output read by a thread."""
+    """`certpilot activity --follow` with its output read by a thread; killed at the end of the block if it still runs."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
-        self.process = process
+    def __init__(self, cli: Cli, *args: str) -> None:
+        self.process = cli.start("activity", "--follow", "--json", *args)
         self.lines: list[bytes] = []
         self._thread = threading.Thread(target=self._read)
+
+    def __enter__(self) -> Self:
         self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._thread.join()
+        for stream in (self.process.stdout, self.process.stderr):
+            assert stream is not None
+            stream.close()
 
     def _read(self) -> None:
         assert self.process.stdout is not None
@@ -300,15 +312,12 @@ class Following:
         return [json.loads(line)["title"] for line in list(self.lines)]
 
     def interrupt(self) -> tuple[int, bytes]:
+        """Ctrl-C: the exit code, and what standard error holds."""
         self.process.send_signal(signal.SIGINT)
         code = self.process.wait(60)
         self._thread.join()
-        assert self.process.stdout is not None
         assert self.process.stderr is not None
-        said = self.process.stderr.read()
-        self.process.stdout.close()
-        self.process.stderr.close()
-        return code, said
+        return code, self.process.stderr.read()
 
 
 def write_burst(url: str, writer: int, batches: int) -> None:
@@ -323,42 +332,58 @@ def test_follower_sees_each_row_once_in_a_burst_of_two_writers(
     cli: Cli, conn: Connection, database_url: str
 ) -> None:
     activity.insert_batch(conn, [feed_event(conn, "before")])
-    following = Following(cli.start("activity", "--follow", "--json"))
-    until(lambda: following.titles() == ["before"], seconds=30, what="the row that was there")
-    writers = [threading.Thread(target=write_burst, args=(database_url, number, 200)) for number in (1, 2)]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join()
-    written = conn.execute("select title from activity_feed order by id").fetchall()
-    assert len(written) == 2001
-    until(lambda: len(following.lines) >= 2001, seconds=30, what="every row")
-    assert following.interrupt() == (0, b"")
-    assert following.titles() == [row[0] for row in written]
+    with Following(cli) as following:
+        until(lambda: following.titles() == ["before"], seconds=30, what="the row that was there")
+        writers = [
+            threading.Thread(target=write_burst, args=(database_url, number, 200)) for number in (1, 2)
+        ]
+        for writer in writers:
+            writer.start()
+        for writer in writers:
+            writer.join()
+        written = conn.execute("select title from activity_feed order by id").fetchall()
+        assert len(written) == 2001
+        until(lambda: len(following.lines) >= 2001, seconds=30, what="every row")
+        assert following.interrupt() == (0, b"")
+        assert following.titles() == [row[0] for row in written]
 
 
-def test_follower_wakes_at_once_and_goes_on_after_a_lost_connection(cli: Cli, conn: Connection) -> None:
-    following = Following(cli.start("activity", "--follow", "--json", "--since", "0"))
-    activity.insert_batch(conn, [feed_event(conn, "one")])
-    until(lambda: following.titles() == ["one"], seconds=30, what="the first row")
-    ended = conn.execute(
-        "select count(pg_terminate_backend(pid)) from pg_stat_activity"
-        " where application_name like 'certpilot-activity%%' and datname = current_database()"
-    ).fetchone()
-    assert ended is not None
-    assert ended[0] >= 1
-    activity.insert_batch(conn, [feed_event(conn, "two")])
-    until(lambda: following.titles() == ["one", "two"], seconds=30, what="the row after the reconnection")
-    code, said = following.interrupt()
+def test_follower_goes_on_after_a_lost_connection_where_it_was(cli: Cli, conn: Connection) -> None:
+    """Both of its connections are cut, and rows are written before it is back."""
+    with Following(cli, "--since", "0") as following:
+        activity.insert_batch(conn, [feed_event(conn, "one")])
+        until(lambda: following.titles() == ["one"], seconds=30, what="the first row")
+        with conn.transaction():
+            ended = conn.execute(
+                "select count(pg_terminate_backend(pid)) from pg_stat_activity"
+                " where application_name like 'certpilot-activity%%' and datname = current_database()"
+            ).fetchone()
+            activity.insert_batch(conn, [feed_event(conn, "two")])
+        assert ended == (2,)
+        until(lambda: following.titles() == ["one", "two"], seconds=30, what="the row of meanwhile")
+        code, said = following.interrupt()
     assert code == 0
     assert b"lost the database" in said
 
 
+def test_follower_is_woken_by_the_commit(cli: Cli, conn: Connection) -> None:
+    """Ten rows, each after the one before was seen, would take 20 s by polling alone."""
+    with Following(cli, "--since", "0") as following:
+        activity.insert_batch(conn, [feed_event(conn, "0")])
+        until(lambda: following.titles() == ["0"], seconds=30, what="the first row")
+        began = time.monotonic()
+        for number in range(1, 11):
+            activity.insert_batch(conn, [feed_event(conn, str(number))])
+            until(lambda n=number: len(following.lines) > n, seconds=30, what=f"row {number}")
+        assert time.monotonic() - began < 10
+        assert following.titles() == [str(number) for number in range(11)]
+
+
 def test_follower_of_one_site_shows_no_other(cli: Cli, conn: Connection) -> None:
-    following = Following(cli.start("activity", "--follow", "--json", "--since", "0", "--site", "site_2"))
-    activity.insert_batch(conn, [feed_event(conn, "other"), feed_event(conn, "mine", site="site_2")])
-    until(lambda: following.titles() == ["mine"], seconds=30, what="the site's row")
-    assert following.interrupt()[0] == 0
+    with Following(cli, "--since", "0", "--site", "site_2") as following:
+        activity.insert_batch(conn, [feed_event(conn, "other"), feed_event(conn, "mine", site="site_2")])
+        until(lambda: following.titles() == ["mine"], seconds=30, what="the site's row")
+        assert following.interrupt()[0] == 0
 
 
 def test_follower_on_a_terminal_shows_rows_as_they_come(cli: Cli, conn: Connection) -> None:
