@@ -72,6 +72,12 @@ def supersede_or_flag(conn: Connection, job_id: JobId, by: JobId) -> bool:
     return False
 
 
+def asked_by(conn: Connection, job_id: JobId) -> tuple[str | None, str | None]:
+    """The id and source of the command that made the job; None each where none did."""
+    row = conn.execute("select command_id, command_source from job where id = %s", (job_id,)).fetchone()
+    return (None, None) if row is None else (row[0], row[1])
+
+
 def check_now(conn: Connection, job_id: JobId, server: Server | None, reoffer_seconds: float) -> Offer | None:
     """Make a job due that waits, or is queued on a paused server.
 

@@ -153,7 +153,9 @@ def _admit(
 
 def _supersede(conn: Connection, site_id: str, old: JobId, new: JobId) -> None:
     if jobs.supersede_or_flag(conn, old, new):
-        announce.progress(conn, About(site_id, job_id=old), Step.SUPERSEDED, f"Superseded by job {new}.")
+        # Whoever waits for the older command learns of its end under that command's id.
+        about = About(site_id, *jobs.asked_by(conn, old), job_id=old)
+        announce.progress(conn, about, Step.SUPERSEDED, f"Superseded by job {new}.")
 
 
 def _set_aside(conn: Connection, delivery: Delivery, problem: SetAside) -> None:

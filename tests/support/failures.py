@@ -5,6 +5,7 @@ own; what was seen of each is kept, and the tests look at it. Time is moved, nev
 """
 
 import contextlib
+import json
 import threading
 import traceback
 from collections import defaultdict
@@ -16,6 +17,8 @@ from datetime import UTC, datetime, timedelta
 from itertools import cycle
 from typing import Any
 
+import pika
+
 from contracts.catalogue import CATALOGUE
 from contracts.codes import Code, Policy
 from db import clock
@@ -24,6 +27,7 @@ from deploy.lab.lab import Lab
 from deploy.lab.server import CustomerServer
 from tests.support.installation import DemoSite, Event, Installation, new_site, orders_of
 from tests.support.waiting import until
+from workers.core.model import JobState
 
 TOLD_SECONDS = 120.0
 """Deadline of everything that a group waits for; a quiet machine needs a tenth of it."""
@@ -39,12 +43,14 @@ class Case:
 
     Attributes:
         kept: what `break_it` leaves for `mend`.
+        ended: its job has ended, and another command was sent.
     """
 
     lab: Lab
     certpilot: Installation
     site: DemoSite
     kept: dict[str, Any] = field(default_factory=dict)
+    ended: bool = False
 
     @property
     def server(self) -> CustomerServer:
@@ -80,6 +86,7 @@ class Trouble:
         own_server: it breaks a server.
         request: fields of the command that differ; made when the site is known.
         waits: by which time it waits: (at least, at most) after now; None: by its policy.
+        ends: the state in which the job ends at once instead of waiting; then another command is sent after the mend.
     """
 
     name: str
@@ -95,6 +102,7 @@ class Trouble:
     own_server: bool = False
     request: Callable[[Case], Mapping[str, Any]] = lambda _: {}
     waits: tuple[timedelta, timedelta] | None = None
+    ends: JobState | None = None
 
     def __str__(self) -> str:
         return self.name
@@ -119,7 +127,7 @@ class Story:
     Attributes:
         trouble: the state.
         case: its site and server.
-        waiting: the event that tells it; None where it did not come.
+        told: the event that tells it; None where it did not come.
         view: the site's row then.
         orders: that the CA had taken by then.
         feed: the whole feed at the end.
@@ -130,7 +138,7 @@ class Story:
 
     trouble: Trouble
     case: Case
-    waiting: Event | None = None
+    told: Event | None = None
     view: dict[str, Any] = field(default_factory=dict)
     orders: int = 0
     feed: list[Event] = field(default_factory=list)
@@ -224,6 +232,7 @@ def go_through(
         each(_ask, stories)
         each(_listen, stories)
         each(lambda story: _mend(servers, story), stories)
+        each(_see_it_through, [story for story in stories if story.trouble.ends])
         for due in _by_due(stories):
             # Where telling took long some have been looked at again meanwhile, and wait longer now.
             views = [certpilot.view(story.case.site) for story in due]
@@ -250,9 +259,16 @@ def _listen(story: Story) -> None:
     case, certpilot = story.case, story.case.certpilot
     if story.trouble.strike is not nothing:
         story.trouble.strike(case)
-    story.waiting = _first(case, "waiting")
+    story.told = _first(case, "waiting") if story.trouble.ends is None else _end_of(case)
     story.view = certpilot.view(case.site)
     story.orders = len(orders_of(case.lab, case.site))
+
+
+def _end_of(case: Case) -> Event:
+    def look() -> Event | None:
+        return next((event for event in case.certpilot.feed(case.site) if event.status == "none"), None)
+
+    return until(look, seconds=TOLD_SECONDS, what="the job's end")
 
 
 def _first(case: Case, what: str) -> Event:
@@ -262,7 +278,8 @@ def _first(case: Case, what: str) -> Event:
         for event in case.certpilot.feed(case.site):
             if what in (event.step, event.status):
                 return event
-            assert event.status in (None, "pending"), f"the job ended before {what!r}"
+            done = event.status not in (None, "pending")
+            assert not done or case.ended, f"the job ended before {what!r}"
         return None
 
     return until(look, seconds=TOLD_SECONDS, what=what)
@@ -271,6 +288,9 @@ def _first(case: Case, what: str) -> Event:
 def _mend(servers: Servers, story: Story) -> None:
     with servers.changing(story.case.server):
         story.trouble.mend(story.case)
+    if story.trouble.ends:
+        story.case.ended = True
+        _ask(story)
 
 
 def _see_it_through(story: Story) -> None:
@@ -322,24 +342,46 @@ def ca_clock_put_back(lab: Lab) -> Iterator[None]:
 
 def check_told(story: Story) -> None:
     """Code, the catalogue's fix, the time of the next look, status and job state, in the view and in the feed."""
+    trouble, view = story.trouble, story.view
+    detail, error = _check_error(story)
+    assert (view["ssl_status"], view["job_state"]) == ("pending", "waiting"), story.text
+    assert _instant(detail["retryAt"]) == _instant(error["retryAt"]) == view["retry_at"]
+    least, most = trouble.first_wait
+    # The row was last changed by the transaction that decided; its clock is the database's.
+    wait = view["retry_at"] - view["updated_at"]
+    assert least - timedelta(seconds=0.5) <= wait <= most + timedelta(seconds=0.5), (wait, story.text)
+    assert story.told is not None
+    assert story.told.title.startswith("Waiting: "), story.told.title
+
+
+def check_ended(story: Story) -> None:
+    """Code and fix at once, the status put back at once, one end; a letter only where somebody of ours must act."""
+    trouble, view = story.trouble, story.view
+    _, error = _check_error(story)
+    assert (view["ssl_status"], view["job_state"]) == ("none", trouble.ends), story.text
+    assert (error["retryAt"], view["retry_at"]) == (None, None)
+    before = [event for event in story.feed if event.sequence <= (story.told.sequence if story.told else 0)]
+    changes = [event.status for event in before if event.kind == "ssl.status.changed"]
+    assert changes == ["pending", "none"], story.text
+    failed = before[-2]
+    assert (failed.step, failed.code) == ("failed", trouble.code)
+    letters = letters_about(story.case.certpilot, view["job_id"])
+    assert [letter.code for letter in letters] == ([trouble.code] if trouble.ends is JobState.DEAD else [])
+
+
+def _check_error(story: Story) -> tuple[dict[str, Any], dict[str, Any]]:
     trouble, site, view = story.trouble, story.case.site, story.view
-    assert story.waiting is not None, story.text
-    detail = story.waiting.detail
+    assert story.told is not None, story.text
+    detail = story.told.detail
     error = detail["error"]
     assert error["code"] == trouble.code, story.text
     assert error["fix"] == CATALOGUE[trouble.code].fix
     words = {"domain": site.domain, "alias": next(iter(site.aliases), ""), "host": site.server.host}
     for say in trouble.says:
         assert say.format(**words) in error["message"], story.text
-    assert (view["ssl_status"], view["job_state"]) == ("pending", "waiting"), story.text
     assert (view["error_code"], view["error_message"]) == (trouble.code, error["message"])
-    assert _instant(detail["retryAt"]) == _instant(error["retryAt"]) == view["retry_at"]
-    least, most = trouble.first_wait
-    # The row was last changed by the transaction that decided; its clock is the database's.
-    wait = view["retry_at"] - view["updated_at"]
-    assert least - timedelta(seconds=0.5) <= wait <= most + timedelta(seconds=0.5), (wait, story.text)
-    assert story.waiting.title.startswith("Waiting: "), story.waiting.title
     assert (story.orders, view["attempt"]) == (trouble.orders, trouble.attempts), story.text
+    return detail, error
 
 
 def check_mended(story: Story) -> None:
@@ -349,12 +391,37 @@ def check_mended(story: Story) -> None:
     assert (view["ssl_status"], view["job_state"]) == ("active", "succeeded"), story.text
     assert (view["error_code"], view["retry_at"]) == (None, None)
     changes = [event for event in feed if event.kind == "ssl.status.changed"]
-    assert [change.status for change in changes] == ["pending", "active"], story.text
+    told = ["pending", "none"] if story.trouble.ends else []
+    assert [change.status for change in changes] == [*told, "pending", "active"], story.text
     assert changes[-1] is feed[-1]
     assert changes[-1].detail["error"] is None
     assert [event.sequence for event in feed] == list(range(1, len(feed) + 1))
-    assert len({event.detail["commandId"] for event in feed}) == 1
+    commands = dict.fromkeys(event.detail["commandId"] for event in feed)
+    assert len(commands) == (2 if story.trouble.ends else 1), (commands, story.text)
     assert story.orders_after == story.trouble.orders_after, story.text
+
+
+@dataclass(frozen=True)
+class Letter:
+    """A dead letter about a job."""
+
+    job_id: str
+    code: str
+    reason: str
+
+
+def letters_about(certpilot: Installation, job_id: object) -> list[Letter]:
+    """The letters about a job in `ssl.jobs.dlq`, read by plain pika and left there."""
+    connection = pika.BlockingConnection(pika.URLParameters(certpilot.rabbitmq_url))
+    channel = connection.channel()
+    found = []
+    while (got := channel.basic_get("ssl.jobs.dlq"))[0] is not None:
+        _, properties, body = got
+        headers = properties.headers
+        letter = Letter(json.loads(body)["job_id"], headers["certpilot-code"], headers["certpilot-reason"])
+        found.append(letter)
+    connection.close()  # what was not acknowledged goes back
+    return [letter for letter in found if letter.job_id == str(job_id)]
 
 
 def _instant(text: str) -> datetime:

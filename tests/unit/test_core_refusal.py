@@ -10,7 +10,7 @@ from workers.core.ca_profiles import builtin_profiles
 from workers.core.limits import LimitName
 from workers.core.model import RunOutput
 from workers.core.reading import read_run
-from workers.core.refusal import failed_names, has_registered, refused_limit, refused_spends
+from workers.core.refusal import failed_names, has_registered, refused_limit, refused_spends, unpause_link
 
 LE = builtin_profiles().of("https://acme-v02.api.letsencrypt.org/directory")
 NOW = datetime(2026, 11, 24, 10, tzinfo=UTC)
@@ -129,3 +129,11 @@ def test_a_registration_is_spent_where_the_ca_took_it(
     fate: OrderFate, code: Code | None, text: str, registered: bool
 ) -> None:
     assert has_registered(fate, code, [text]) is registered
+
+
+def test_link_that_lifts_a_pause_is_found_whole_in_a_debug_log() -> None:
+    jwt = "eyJhbGciOiJIUzI1NiJ9." + "a_-B9" * 120 + ".sig"
+    link = f"https://portal.letsencrypt.org/sfe/v1/unpause?jwt={jwt}"
+    log = f'  "detail": "Your account is temporarily prevented from requesting certificates for x. Please visit: {link}",\n'
+    assert unpause_link(("nothing here", log)) == link
+    assert unpause_link(("see https://letsencrypt.org/docs/rate-limits/",)) is None

@@ -1,5 +1,6 @@
 """What a run's failure cost at the CA: which bucket a refusal is about, which names failed, whether it registered (B.7)."""
 
+import re
 from collections.abc import Iterable, Sequence
 
 from contracts.catalogue import CATALOGUE
@@ -22,6 +23,9 @@ _WORDS: tuple[tuple[str, LimitName], ...] = (
 _REGISTRATIONS = frozenset({LimitName.REGISTRATIONS_PER_ADDRESS, LimitName.REGISTRATIONS_PER_IPV6_RANGE})
 _REFUSES_AN_ORDER = frozenset({Code.TOO_MANY_REQUESTS, Code.REJECTED_BY_CA, Code.ACCOUNT_PAUSED})
 
+# boulder ratelimits/limiter.go and sfe/: "… Please visit: https://portal.letsencrypt.org/sfe/v1/unpause?jwt=…"
+_UNPAUSE = re.compile(r"https://[^\s\"'\\<>]{1,300}/unpause\?jwt=[A-Za-z0-9._=-]{1,1700}")
+
 
 def refused_limit(evidence: Iterable[str]) -> LimitName | None:
     """Name the limit that the CA's text is about; None where it names none that we keep.
@@ -31,6 +35,15 @@ def refused_limit(evidence: Iterable[str]) -> LimitName | None:
     """
     text = " ".join(" ".join(evidence).lower().split())
     return next((limit for words, limit in _WORDS if words in text), None)
+
+
+def unpause_link(texts: Iterable[str]) -> str | None:
+    """Find the page on which a person lifts a pause of the CA.
+
+    Args:
+        texts: what certbot printed and logged, whole: the link has hundreds of characters.
+    """
+    return next((found[0] for text in texts if (found := _UNPAUSE.search(text))), None)
 
 
 def refused_spends(

@@ -10,7 +10,7 @@ from workers.core import attempt as protocol
 from workers.core.ca_costs import OrderFate
 from workers.core.model import Look, Problem, RunOutput
 from workers.core.reading import Finding, read_run
-from workers.core.refusal import failed_names
+from workers.core.refusal import failed_names, unpause_link
 from workers.runner.ending import Endings
 from workers.runner.flights import Flight
 from workers.runner.wire import Served
@@ -90,6 +90,8 @@ class Closing:
                 Code.INTERNAL,
                 "certbot reports success, but there is no certificate for these names.",
             )
+        if code is Code.ACCOUNT_PAUSED:
+            message = _with_link(message, output)
         closing = protocol.close_after_reading(code, order_made=_order_made(output))
         evidence = _evidence(finding)
         fate = OrderFate.NOT_MADE if dry_run else closing.fate or OrderFate.UNKNOWN
@@ -120,6 +122,12 @@ class Closing:
     def _collect(self, flight: Flight) -> RunOutput:
         assert flight.agent is not None
         return flight.agent.collect(flight.job_id, flight.job.attempt)
+
+
+def _with_link(message: str, output: RunOutput) -> str:
+    """The catalogue tells the operator to open the link in the message."""
+    link = unpause_link((output.debug_log, output.stderr, output.stdout))
+    return f"{message} Confirm at {link}" if link else message
 
 
 def _evidence(finding: Finding) -> tuple[str, ...]:
