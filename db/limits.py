@@ -177,15 +177,19 @@ def line_up(
         turn_at: its turn, UTC.
         place: its place where it has none yet; None: its turn.
     """
-    names, keys = _names_and_keys([one for one in spends if not one.only_asks])
+    left = conn.execute(
+        "with gone as (delete from limit_wait where job_id = %s returning place) select min(place) from gone",
+        (job_id,),
+    ).fetchone()
+    kept = left[0] if left is not None else None
     conn.execute(
-        "with left_lines as (delete from limit_wait where job_id = %(job)s returning place)"
-        " insert into limit_wait (job_id, limit_name, key, place, turn_at)"
-        " select %(job)s, u.n, u.k,"
-        "  coalesce((select min(place) from left_lines), %(place)s::timestamptz, %(turn)s), %(turn)s"
-        " from unnest(%(names)s::text[], %(keys)s::text[]) as u(n, k)",
-        {"job": job_id, "names": names, "keys": keys, "place": place, "turn": turn_at},
-    )
+        "insert into limit_wait (job_id, limit_name, key, place, turn_at)"
+        " select %s, u.n, u.k, %s, %s from unnest(%s::text[], %s::text[]) as u(n, k)",
+        (
+            job_id, kept or place or turn_at, turn_at,
+            *_names_and_keys([one for one in spends if not one.only_asks]),
+        ),
+    )  # fmt: skip
 
 
 def last_issued_at(conn: Connection, directory_url: str, set_hash: str) -> datetime | None:
