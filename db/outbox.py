@@ -67,13 +67,21 @@ def append_all(conn: Connection, messages: Sequence[OutboxMessage]) -> None:
         )
 
 
-def unpublished(conn: Connection, lane: Lane, limit: int) -> list[OutboxRow]:
-    """The oldest messages of a lane that the broker has not confirmed, in order."""
+def unpublished(conn: Connection, lane: Lane, limit: int, *, besides: Sequence[int] = ()) -> list[OutboxRow]:
+    """The oldest messages of a lane that the broker has not confirmed, in order.
+
+    Args:
+        conn: any connection.
+        lane: the lane.
+        limit: at most so many.
+        besides: messages that are on their way. They are named one by one, since "all after the last of them" would
+            leave out an older one that was committed later, and overtake it with the next event of its site.
+    """
     with conn.cursor(row_factory=class_row(OutboxRow)) as cursor:
         return cursor.execute(
             "select seq, exchange, routing_key, message_id, content_type, headers, body from outbox"
-            " where published_at is null and lane = %s order by seq limit %s",
-            (lane, limit),
+            " where published_at is null and lane = %s and seq <> all(%s) order by seq limit %s",
+            (lane, list(besides), limit),
         ).fetchall()
 
 

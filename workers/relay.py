@@ -6,6 +6,7 @@ published only after the broker's confirm.
 """
 
 import threading
+from collections import deque
 from collections.abc import Sequence
 from itertools import takewhile
 from uuid import uuid4
@@ -16,13 +17,15 @@ from db.outbox import Lane, OutboxRow
 from db.pool import DatabaseError, OperationalError, Pool, transaction
 from workers import logs, metrics
 from workers.edges.broker import BrokerError
-from workers.edges.publisher import OutgoingMessage, Publisher, PublishResult
+from workers.edges.publisher import Batch, OutgoingMessage, Publisher, PublishResult
 
 log = logs.get(__name__)
 
 LEAD_SECONDS = 5.0
 POLL_SECONDS = 1.0
 BATCH = 1000
+_BATCHES_ON_THEIR_WAY = 2
+"""While the broker confirms one, the next is read and the last is marked: one after the other takes twice as long."""
 _TROUBLE_PAUSE_SECONDS = 0.5
 _DONE = frozenset({PublishResult.CONFIRMED, PublishResult.REFUSED})
 # Jobs first: a runner may be idle. Letters last: nobody waits for them.
@@ -51,6 +54,7 @@ class Relay:
 
     def _lead_or_stand_by(self, listener: Listener, stop: threading.Event) -> None:
         leading = False
+        flows = [_LaneFlow(self._pool, self._publisher, lane) for lane in _LANES]
         while not stop.is_set():
             with transaction(self._pool) as conn:
                 led, leading = leading, leases.lead(conn, "relay", self._owner, LEAD_SECONDS)
@@ -58,33 +62,13 @@ class Relay:
                 log.info("relay.leads" if leading else "relay.stands_by")
             if not leading:
                 stop.wait(POLL_SECONDS)
-            elif self.drain() == 0:
+                continue
+            more = [flow.step() for flow in flows]
+            if not any(more):
                 self._measure()
                 listener.wait(POLL_SECONDS)
-
-    def drain(self) -> int:
-        """Publish one batch of each lane; how many messages the broker confirmed."""
-        return sum(self._drain_lane(lane) for lane in _LANES)
-
-    def _drain_lane(self, lane: Lane) -> int:
-        with transaction(self._pool) as conn:
-            rows = outbox.unpublished(conn, lane, BATCH)
-        if not rows:
-            return 0
-        results = self._publisher.publish_batch([_outgoing(row) for row in rows])
-        done = _confirmed(lane, rows, results)
-        if done:
-            with transaction(self._pool) as conn:
-                outbox.mark_published(conn, done)
-            metrics.PUBLISHED.labels(lane).inc(len(done))
-        if len(done) < len(rows):
-            log.warning(
-                "relay.unconfirmed",
-                lane=str(lane),
-                messages=len(rows) - len(done),
-                results=sorted(set(results)),
-            )
-        return len(done)
+        for flow in flows:
+            flow.finish()
 
     def _measure(self) -> None:
         """Tell how far behind we are; with nothing to do there is time for it."""
@@ -99,6 +83,62 @@ class Relay:
                 leases.step_down(conn, "relay", self._owner)
         except OperationalError:
             log.warning("relay.step_down_failed")
+
+
+class _LaneFlow:
+    """One lane from the table to the broker, a few batches at a time on their way."""
+
+    def __init__(self, pool: Pool, publisher: Publisher, lane: Lane) -> None:
+        self._pool = pool
+        self._publisher = publisher
+        self._lane = lane
+        self._on_their_way: deque[tuple[list[OutboxRow], Batch]] = deque()
+        # After trouble one message tries the way, so that each further try can leave one copy and not a batch of them.
+        self._trying = True
+
+    def step(self) -> bool:
+        """Send the next batch off and see to the oldest; whether there is more to do at once."""
+        if any(batch.troubled for _, batch in self._on_their_way):
+            # What goes off now would arrive before the messages that have to go again.
+            return self._settle_oldest()
+        besides = [row.seq for rows, _ in self._on_their_way for row in rows]
+        with transaction(self._pool) as conn:
+            rows = outbox.unpublished(conn, self._lane, 1 if self._trying else BATCH, besides=besides)
+        if rows:
+            self._on_their_way.append((rows, self._publisher.begin_batch([_outgoing(row) for row in rows])))
+        if self._trying or not rows or len(self._on_their_way) >= _BATCHES_ON_THEIR_WAY:
+            return self._settle_oldest()
+        return True
+
+    def finish(self) -> None:
+        """See to all that is on its way."""
+        while self._on_their_way:
+            self._settle_oldest()
+
+    def _settle_oldest(self) -> bool:
+        """Wait for the oldest batch's confirms and mark what has them; whether there is more to do at once."""
+        if not self._on_their_way:
+            return False
+        rows, batch = self._on_their_way.popleft()
+        results = batch.wait()
+        done = _confirmed(self._lane, rows, results)
+        if done:
+            with transaction(self._pool) as conn:
+                outbox.mark_published(conn, done)
+            metrics.PUBLISHED.labels(self._lane).inc(len(done))
+        self._trying = len(done) < len(rows)
+        if self._trying:
+            log.warning(
+                "relay.unconfirmed",
+                lane=str(self._lane),
+                messages=len(rows) - len(done),
+                results=sorted(set(results)),
+            )
+            # What followed on its heels counts as not published either, and goes again after it, in order.
+            for _, later in self._on_their_way:
+                later.wait()
+            self._on_their_way.clear()
+        return bool(done)
 
 
 def _outgoing(row: OutboxRow) -> OutgoingMessage:

@@ -48,6 +48,7 @@ class Batch:
     Attributes:
         messages: what is published, in this order.
         done: set once every message has its result.
+        troubled: a message has a result that is not CONFIRMED; others may have none yet.
         give_up: ends the connection that the batch is on.
     """
 
@@ -55,6 +56,7 @@ class Batch:
         """Begin without any result."""
         self.messages = tuple(messages)
         self.done = threading.Event()
+        self.troubled = False
         self.give_up: Callable[[], None] = lambda: None
         self._results: list[PublishResult | None] = [None] * len(self.messages)
         self._left = len(self.messages)
@@ -77,6 +79,7 @@ class Batch:
         with self._lock:
             if self._results[index] is None:
                 self._results[index] = result
+                self.troubled = self.troubled or result is not PublishResult.CONFIRMED
                 self._left -= 1
                 if not self._left:
                     self.done.set()
