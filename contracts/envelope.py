@@ -223,9 +223,7 @@ def _parse_json(body: bytes) -> Any:
     if _nesting_of(body) > MAX_NESTING:
         raise SetAside(Code.MALFORMED, f"The body nests deeper than {MAX_NESTING} levels.")
     try:
-        return json.loads(
-            text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant, parse_float=_finite
-        )
+        return _DECODER.decode(text)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise SetAside(Code.MALFORMED, f"The body is not JSON ({where}).") from error
@@ -256,6 +254,12 @@ def _finite(number: str) -> float:
     if math.isinf(value):
         raise _StrictJsonError("The body has a number that is out of range.")
     return value
+
+
+# Made once: `json.loads` with hooks makes a decoder for each document.
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_unique_keys, parse_constant=_refuse_constant, parse_float=_finite
+)
 
 
 def _nesting_of(body: bytes) -> int:

@@ -187,7 +187,8 @@ def read_event(
         reason = f"The type {shown(envelope.type)} from {shown(envelope.source)} is not an event of ours."
         raise SetAside(Code.UNKNOWN_TYPE, reason, document)
     data = envelope.data
-    if not isinstance(data, dict) or not is_storable(data):
+    # In UTF-8 that is JSON a NUL or a lone surrogate can only be written as an escape: mostly there is nothing to search.
+    if not isinstance(data, dict) or (b"\\u" in body and not is_storable(data)):
         raise _unfit(document, "data must be an object of storable text")
     if envelope.time is None:
         raise _unfit(document, "time is missing")
