@@ -18,9 +18,18 @@ _NOISY = ("pika", "paramiko", "dramatiq.worker", "dramatiq.broker", "psycopg.poo
 def configure(log_format: Literal["console", "json"], *, level: int = logging.INFO) -> None:
     """Send our log and the libraries' to standard error in one form."""
     if log_format == "json":
-        last: tuple[Any, ...] = (structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer())
+        # Without locals: one of them may be a URL with its password.
+        traces = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+        last: tuple[Any, ...] = (
+            structlog.processors.ExceptionRenderer(traces),
+            structlog.processors.JSONRenderer(),
+        )
     else:
-        last = (structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),)
+        last = (
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+            ),
+        )
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=_SHARED,
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],

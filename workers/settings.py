@@ -1,5 +1,6 @@
 """The settings: environment variables with the prefix CERTPILOT_, typed, one message per wrong value (DESIGN A.6)."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "CERTPILOT_"
 _LARGEST_PORT = 65535
+_PASSWORD = re.compile(r"(://[^/@:,]*):[^/,]*@")
+_QUERY_PASSWORD = re.compile(r"(password=)[^&]*")
 LETS_ENCRYPT = "https://acme-v02.api.letsencrypt.org/directory"
 LETS_ENCRYPT_STAGING = "https://acme-staging-v02.api.letsencrypt.org/directory"
 
@@ -185,8 +188,9 @@ def _shown(value: Any) -> str:
     if isinstance(value, tuple):
         separator = ":" if value and isinstance(value[0], Path) else ","
         return separator.join(map(str, value))
-    text = str(value)
-    parts = urlsplit(text) if "://" in text else None
-    if parts is not None and parts.password is not None:
-        return text.replace(f":{parts.password}@", ":***@", 1)
-    return text
+    return without_password(str(value))
+
+
+def without_password(url: str) -> str:
+    """Hide the passwords of a URL, or of several separated by commas; other text stays as it is."""
+    return _QUERY_PASSWORD.sub(r"\1***", _PASSWORD.sub(r"\1:***@", url))

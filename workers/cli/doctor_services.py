@@ -1,7 +1,5 @@
 """The doctor's checks of RabbitMQ and PostgreSQL, and of the roles as the two see them."""
 
-import re
-
 from contracts.topology import ACTIVITY_QUEUE, COMMANDS_QUEUE, JOBS_QUEUE
 from db import health, migrate, operators, outbox, pool
 from db.pool import Connection, DatabaseError, connect
@@ -10,7 +8,7 @@ from workers.cli.checks import Check, Checks, failed, note, ok
 from workers.cli.trouble import explain
 from workers.edges.broker import BrokerUnavailableError, TopologyError
 from workers.edges.broker_health import BrokerLook
-from workers.settings import Settings
+from workers.settings import Settings, without_password
 
 _CLIENT = "certpilot-doctor"
 # What was measured; older ones lack quorum queues as we need them, or MATERIALIZED.
@@ -20,8 +18,6 @@ _MOST_SKEW_SECONDS = 2.0
 # A relay publishes within milliseconds and a scheduler ticks each second; this much is no hiccup any more.
 _MOST_BACKLOG_SECONDS = 30.0
 # Up to the last @ of an authority: a password may hold one that nobody escaped.
-_PASSWORD = re.compile(r"(://[^/@:,]*):[^/,]*@")
-_QUERY_PASSWORD = re.compile(r"(password=)[^&]*")
 _ROLES = {COMMANDS_QUEUE: "intake", JOBS_QUEUE: "runner", ACTIVITY_QUEUE: "activity"}
 
 
@@ -188,8 +184,3 @@ def _check_scheduler(conn: Connection) -> Check:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def without_password(url: str) -> str:
-    """Hide the passwords of a URL, or of several separated by commas."""
-    return _QUERY_PASSWORD.sub(r"\1***", _PASSWORD.sub(r"\1:***@", url))
