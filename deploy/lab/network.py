@@ -49,7 +49,7 @@ class Network:
             raise
         try:
             self._batch("link add br0 type bridge", "link set br0 up", *self._addresses(AUTHORITY, "br0"))
-            near = f"cplab{self._number}"
+            self._near = near = f"cplab{self._number}"
             _ip(f"link add {near} type veth peer name host netns {self.cell.pid}")
             _ip(*self._addresses(HOST, near), f"link set {near} up")
             self._batch("link set host master br0 up")
@@ -91,6 +91,15 @@ class Network:
         number = self.next_number()
         self._batch(f"address add {self.address(number)}/24 dev br0")
         return self.address(number)
+
+    def add_host_address(self) -> str:
+        """Give this machine one more IPv4 address in the lab, for a proxy that stands before a server.
+
+        It belongs to the lab's interface and is gone with it.
+        """
+        address = self.address(self.next_number())
+        _ip(f"address add {address}/32 dev {self._near}")
+        return address
 
     def join(self, cell: Cell, number: int) -> None:
         """Give a cell the interface eth0 with the addresses of this number, and a default route to this machine."""

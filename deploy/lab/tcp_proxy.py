@@ -35,15 +35,16 @@ class TcpProxy:
         bytes_to_client: what has reached clients.
     """
 
-    def __init__(self, target: tuple[str, int], *, host: str = "127.0.0.1") -> None:
+    def __init__(self, target: tuple[str, int], *, host: str = "127.0.0.1", port: int = 0) -> None:
         """Listen and forward.
 
         Args:
             target: address and port of the real server.
             host: address to listen on.
+            port: port to listen on; 0: any free one.
         """
         self._target = target
-        listener = socket.create_server((host, 0))
+        listener = socket.create_server((host, port))
         self.host: str = listener.getsockname()[0]
         self.port: int = listener.getsockname()[1]
         self.accepted = self.bytes_to_target = self.bytes_to_client = 0
