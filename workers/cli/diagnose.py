@@ -123,11 +123,15 @@ def _print_for_people(reading: Reading) -> None:
 
     # No markup and no emoji codes: a CA's text holds brackets and colons of its own. rich's width is not wanted either.
     console = Console(markup=False, emoji=False, highlight=False, soft_wrap=True, legacy_windows=False)
-    for place, finding in enumerate(reading.findings):
-        if place:
-            console.print()
-        for text, style in _lines(finding):
-            console.print(_printable(text), style=style)
+    with (
+        console.capture() as captured
+    ):  # rich itself ends the program with 1 where a reader goes away (`| head`)
+        for place, finding in enumerate(reading.findings):
+            if place:
+                console.print()
+            for text, style in _lines(finding):
+                console.print(_printable(text), style=style)
+    print(captured.get(), end="")
 
 
 def _lines(finding: Finding) -> Iterator[tuple[str, str]]:

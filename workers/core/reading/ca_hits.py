@@ -17,6 +17,7 @@ from workers.core.reading.names import (
     unique,
 )
 from workers.core.reading.problems import Problem, find_problems
+from workers.core.reading.spans import Spans
 from workers.core.reading.tables import compiled
 from workers.core.reading.values import SCOPES, Hit, Row, Scope, Stage, Weight
 from workers.core.reading.verdicts import judge
@@ -25,7 +26,7 @@ _URL_HOST = re.compile(r"(?:fetching|invalidresponsefrom)[\"']?https?://([^/:\"\
 _LOOKED_UP = re.compile(
     r"(?:lookingup(?:a|aaaa|caa)for|recordsfoundfor|addressesfoundfor|caafor|caarecordfor)([\w.-]{1,253}?)(?:-check|-the|;|,|:|prevents|were|$)"
 )
-_ORDERED = re.compile(r"(?:renewing an existing certificate|requesting a certificate|simulating renewal of .*certificate"
+_ORDERED = re.compile(r"(?:renewing an existing certificate|requesting a certificate|simulating renewal of .{0,30}?certificate"
                       r"|simulating a certificate request) for (.+)")  # fmt: skip
 
 
@@ -39,7 +40,7 @@ class CaHits:
     """
 
     hits: tuple[Hit, ...]
-    spans: tuple[tuple[int, int], ...]
+    spans: Spans
 
 
 def ca_hits(document: Document) -> CaHits:
@@ -48,13 +49,13 @@ def ca_hits(document: Document) -> CaHits:
     hits = [
         _hit(document, problem)
         for place, problem in enumerate(problems)
-        if not (problem.parent and _has_children(problems[place + 1 :], problem))
+        if not (problem.parent and place + 1 < len(problems) and _is_child(problems[place + 1], problem))
     ]
-    return CaHits(tuple(hits), tuple((problem.start, problem.end) for problem in problems))
+    return CaHits(tuple(hits), Spans((problem.start, problem.end) for problem in problems))
 
 
-def _has_children(later: tuple[Problem, ...], parent: Problem) -> bool:
-    return bool(later) and later[0].start - parent.end < 400  # noqa: PLR2004  # keys between parent and first child
+def _is_child(later: Problem, parent: Problem) -> bool:
+    return later.start - parent.end < 400  # noqa: PLR2004  # keys between parent and first child
 
 
 def _hit(document: Document, problem: Problem) -> Hit:

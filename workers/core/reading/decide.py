@@ -9,7 +9,7 @@ from contracts.codes import Code, Retry
 from workers.core.reading.gather import Gathered
 from workers.core.reading.lines import Document
 from workers.core.reading.phrases import Phrase
-from workers.core.reading.scopes import hit_names, scope_starts
+from workers.core.reading.scopes import hit_names, scope_of, scope_starts
 from workers.core.reading.segments import Mark
 from workers.core.reading.values import STAGE_ORDER, Hit, Stage, Weight
 
@@ -22,9 +22,13 @@ _SAME_SENTENCE = 120
 """An exception's text that goes on behind a break is still the last words of the run that raised it."""
 
 _CERTBOT_SPEAKERS = frozenset({"CA", "certbot", "network to the CA", "Python"})
-_FAILED = re.compile(r"[1-9]\d*renewfailure|\(failure\)|all(?:simulated)?renew\w*(?:attempts)?failed")
-_PARSE_FAILED = re.compile(r"[1-9]\d*parsefailure")
-ENDED_FROM_OUTSIDE = frozenset({124, 129, 130, 137, 143, -1, -2, -9, -15})
+_FAILED = re.compile(
+    r"[1-9]\d{0,5}renewfailure|\(failure\)|all(?:simulated)?renew\w{0,12}?(?:attempts)?failed"
+)
+_PARSE_FAILED = re.compile(r"[1-9]\d{0,5}parsefailure")
+KILLED = frozenset({137, -9})
+"""SIGKILL: certpilot stops runs with TERM only, so that it is nearly always the kernel, out of memory."""
+ENDED_FROM_OUTSIDE = KILLED | {124, 129, 130, 143, -1, -2, -15}
 """Exit codes of a run that a signal or timeout(1) ended: it says nothing itself, and an older run's words are not its."""
 
 _BLOCKING = {
@@ -110,8 +114,9 @@ def _judge(
     marks = [(at, mark) for at, mark in gathered.marks if begin <= at < end]
     hits = _promoted(document.squeezed[begin:end], hits)
     standing = _standing(hits, marks, exit_code, failed=bool(_FAILED.search(document.squeezed, begin, end)))
-    chosen = [_explained(hit, hits) for hit in _chosen(document, standing, marks, begin, end)]
-    verdicts = _verdicts(document, chosen, begin)
+    starts = scope_starts(document, begin, end)
+    chosen = [_explained(hit, hits) for hit in _chosen(standing, marks, starts)]
+    verdicts = _verdicts(document, chosen, starts)
     used = {id(hit) for verdict in verdicts for hit in verdict.hits}
     passed_over = tuple(hit for hit in hits if id(hit) not in used)
     return Decision(verdicts, passed_over, fine=bool(marks), run=(begin, end))
@@ -187,9 +192,7 @@ def _standing(
     ]
 
 
-def _chosen(
-    document: Document, hits: list[Hit], marks: list[tuple[int, Mark]], begin: int, end: int
-) -> list[Hit]:
+def _chosen(hits: list[Hit], marks: list[tuple[int, Mark]], starts: Sequence[int]) -> list[Hit]:
     """Choose the hits that decide: in each scope the first failed step, and what else the CA said at that step."""
     for weight in (Weight.CAUSE, Weight.CRASH, Weight.CONSEQUENCE, Weight.BACKGROUND):
         heavy = [hit for hit in hits if hit.the_weight is weight]
@@ -199,23 +202,14 @@ def _chosen(
             break
     else:
         return []
-    starts = scope_starts(document, begin, end)
+    scopes: dict[int, list[Hit]] = {}
+    for hit in heavy:
+        scopes.setdefault(scope_of(starts, hit.start), []).append(hit)
     chosen: list[Hit] = []
-    for scope in dict.fromkeys(_scope(starts, hit) for hit in heavy):
-        inside = sorted((hit for hit in heavy if _scope(starts, hit) == scope), key=_chain_place)
-        leader = inside[0]
-        chosen += [hit for hit in inside if hit is leader or _beside(leader, hit)]
-    return _first_stage_without_scopes(chosen, starts)
-
-
-def _first_stage_without_scopes(chosen: list[Hit], starts: Sequence[int]) -> list[Hit]:
-    return (
-        chosen if len(starts) > 1 else [hit for hit in chosen if _beside(chosen[0], hit) or hit is chosen[0]]
-    )
-
-
-def _scope(starts: Sequence[int], hit: Hit) -> int:
-    return sum(start <= hit.start for start in starts)
+    for inside in scopes.values():
+        leader = min(inside, key=_chain_place)
+        chosen += [hit for hit in sorted(inside, key=_chain_place) if hit is leader or _beside(leader, hit)]
+    return chosen
 
 
 def _chain_place(hit: Hit) -> tuple[int, int]:
@@ -249,14 +243,14 @@ def _explained(hit: Hit, hits: Iterable[Hit]) -> Hit:
     return hit
 
 
-def _verdicts(document: Document, chosen: list[Hit], begin: int) -> tuple[Verdict, ...]:
+def _verdicts(document: Document, chosen: list[Hit], starts: Sequence[int]) -> tuple[Verdict, ...]:
     groups: dict[tuple[Code, Retry], list[Hit]] = {}
     for hit in chosen:
         groups.setdefault((hit.the_code, hit.the_retry), []).append(hit)
     verdicts = [
         Verdict(
             tuple(group),
-            tuple(dict.fromkeys(name for hit in group for name in hit_names(document, hit, begin))),
+            tuple(dict.fromkeys(name for hit in group for name in hit_names(document, hit, starts))),
             max((hit.retry_at for hit in group if hit.retry_at), default=None),
         )
         for group in groups.values()

@@ -5,6 +5,7 @@ Sources: Linux `errno-base.h`, `errno.h`; Python prints `[Errno N] text: 'path'`
 
 import re
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from types import MappingProxyType
 
 from contracts.codes import Code, Retry
@@ -77,6 +78,9 @@ _UNKNOWN = Row(
     "an error number without a path that tells what it is about",
     weight=Weight.CONSEQUENCE,
 )
+MOST_ERRORS = 200
+"""A log that repeats one error thousands of times says it in the first."""
+
 _FILE_ERRORS = frozenset({2, 17, 20, 21, 22, 39})
 
 
@@ -85,7 +89,7 @@ def errno_hits(document: Document, segments: Segments) -> Iterator[Hit]:
     squeezed = document.squeezed
     if "errno" not in squeezed and "error(" not in squeezed:
         return
-    for found in _ERRNO.finditer(squeezed):
+    for found in islice(_ERRNO.finditer(squeezed), MOST_ERRORS):
         number = int(found[1] or found[2])
         path = found[3] or ""
         trace = segments.trace_at(found.start())

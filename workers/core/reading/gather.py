@@ -11,7 +11,7 @@ from workers.core.reading.errnos import errno_hits
 from workers.core.reading.lines import Document
 from workers.core.reading.names import ordered_names_needed, stated_time
 from workers.core.reading.nginx import nginx_hits
-from workers.core.reading.segments import Mark, Segments, Trace, segment, within
+from workers.core.reading.segments import Mark, Segments, Trace, segment
 from workers.core.reading.served import served_hits
 from workers.core.reading.state import state_hits, state_marks
 from workers.core.reading.tables import table_hits
@@ -70,7 +70,7 @@ def gather(document: Document) -> Gathered:
     hits += [
         kept
         for hit in chain(spoken, structured)
-        if not _inside(problems.spans, hit.start) and (kept := _heard(document, segments, hit)) is not None
+        if hit.start not in problems.spans and (kept := _heard(document, segments, hit)) is not None
     ]
     hits += _by_name(document, segments, hits)
     hits += _crashes(document, segments, hits)
@@ -78,22 +78,18 @@ def gather(document: Document) -> Gathered:
     return Gathered(segments, tuple(sorted(hits, key=lambda hit: hit.start)), tuple(marks))
 
 
-def _inside(spans: tuple[tuple[int, int], ...], offset: int) -> bool:
-    return any(begin <= offset < end for begin, end in spans)
-
-
 def _heard(document: Document, segments: Segments, hit: Hit) -> Hit | None:
     """Weigh a hit by where it stands; None where it is no evidence at all."""
-    if within(segments.muted, hit.start):
+    if hit.start in segments.muted:
         return None
     if hit.speaker == ca.SAYINGS.speaker:
         record = document.record_at(hit.start)
         if record and record.level in {"DEBUG", "INFO"} and segments.trace_at(hit.start) is None:
             return None  # requests and answers in the log: what is wrong stands in problem documents, read as such
         return _with_context(document, hit)
-    if within(segments.hooks, hit.start) and hit.the_stage is not Stage.HOOK:
+    if hit.start in segments.hooks and hit.the_stage is not Stage.HOOK:
         return replace(hit, weight=Weight.BACKGROUND, stage=Stage.HOOK)
-    if within(segments.quiet, hit.start):
+    if hit.start in segments.quiet:
         return replace(hit, weight=Weight.BACKGROUND)
     return hit
 
@@ -113,7 +109,7 @@ def _by_name(document: Document, segments: Segments, hits: list[Hit]) -> Iterato
     """What a speaker that says its own name says in words that nobody knows."""
     known = [hit.start for hit in hits if hit.the_weight > Weight.BACKGROUND]
     for hit in shell.head_hits(document):
-        if not within(segments.muted, hit.start) and not within(segments.quiet, hit.start):
+        if hit.start not in segments.muted and hit.start not in segments.quiet:
             yield from _unless_known(known, hit)
 
 
@@ -122,7 +118,7 @@ def _crashes(document: Document, segments: Segments, hits: list[Hit]) -> Iterato
     known = [hit.start for hit in hits if hit.the_weight >= Weight.CRASH]
     for trace in segments.traces:
         row = _crash_row(trace)
-        if row and not trace.recovering and not within(segments.quiet, trace.start):
+        if row and not trace.recovering and trace.start not in segments.quiet:
             yield from _unless_known(known, Hit(row, trace.message, trace.end, speaker="Python"))
     for index, line in enumerate(document.lines):
         if "an unexpected error occurred" not in line.text:

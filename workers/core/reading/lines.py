@@ -17,14 +17,13 @@ _ANSI = re.compile(
     r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]{0,500}(?:\x07|\x1b\\)?|[()][0-9A-B]|[@-Z\\-_])"
 )
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\ufeff")
-_NEWLINE_ESCAPE = re.compile(r"\\+r\\+n|\\+[nr]")
-_ESCAPE = re.compile(r"\\+u([0-9a-fA-F]{4})|\\+([t\"'/])|\\(?=\\)")
+_ESCAPE = re.compile(r"\\++(?:(r\\++n|[nr])|u([0-9a-fA-F]{4})|([t\"'/]))?")
 _HTML = (("<br>", "\n"), ("<br/>", "\n"), ("<br />", "\n"), ("&lt;", "<"), ("&gt;", ">"), ("&quot;", '"'),
          ("&#34;", '"'), ("&#39;", "'"), ("&#x27;", "'"), ("&nbsp;", " "), ("&amp;", "&"))  # fmt: skip
 _PREFIX = re.compile(
     r"""\s*(?:
         (?:[A-Z][a-z]{2}\ +\d{1,2}\ \d\d:\d\d:\d\d|\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[^\ ]{0,20})  # journal, syslog
-          \ [\w.-]{1,80}\ (?P<unit>[\w./@()-]{1,60}?)(?:\[\d{1,9}\])?:\ ?
+          \ [\w.-]{1,80}\ [\w./@()-]{1,60}?(?:\[\d{1,9}\])?:\ ?
       | \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[\d.]{0,12}(?:Z|[+-]\d\d:?\d\d)\ (?:std(?:out|err)\ [FP]\ )?  # container logs
       | [\w.-]{1,60}\ {0,20}\|\ (?!\ *\|)                                                       # compose
       | \[(?=[^\]]{0,30}\d\d[:/]\d\d)[^\]]{4,40}\]\ ?                                           # panels: [date] [time]
@@ -34,10 +33,13 @@ _PREFIX = re.compile(
     )""",
     re.VERBOSE,
 )
-_JSON_STRING = re.compile(r'\s*"(?!\w{1,40}"\s*:)(.*?)"\s*,?\s*$')
+_JSON_STRING = re.compile(r'\s*+"(?!\w{1,40}"\s*+:)(.*)"\s*+,?+\s*+$')
 _LOG_RECORD = re.compile(
     r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),\d{3}:(DEBUG|INFO|WARNING|ERROR|CRITICAL):([\w.]{1,80}):"
 )
+_CONSOLE = ("Saving debug log to", "Requesting a certificate for", "Obtaining a new certificate",
+            "An unexpected error occurred:", "Attempting to renew cert")  # fmt: skip
+"""Lines of a console, pasted behind a log: they are no part of the log's last record."""
 MOST_LINE = 50_000
 """Characters of one line that are kept at each end: minified pages and key dumps say nothing in their middle."""
 
@@ -51,14 +53,12 @@ class Line:
         text: its words, cleaned.
         start: where its squeezed form begins in `Document.squeezed`.
         indented: the raw line began with white space, after any prefix.
-        unit: the program that the journal names as the speaker, or an empty string.
     """
 
     number: int
     text: str
     start: int
     indented: bool
-    unit: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,8 @@ class Document:
     records: tuple[LogRecord, ...]
     sample: frozenset[str] = field(repr=False)
     _starts: list[int] = field(repr=False)
-    _record_starts: list[int] = field(repr=False)
+    _speaker_starts: list[int] = field(repr=False)
+    _speakers: list[LogRecord | None] = field(repr=False)
     _width: int = field(repr=False, default=0)
 
     def index_at(self, offset: int) -> int:
@@ -109,13 +110,13 @@ class Document:
 
     def record_at(self, offset: int) -> LogRecord | None:
         """Give the log record whose text holds this offset, if the text before it has any."""
-        place = bisect_right(self._record_starts, offset) - 1
-        return self.records[place] if place >= 0 else None
+        place = bisect_right(self._speaker_starts, offset) - 1
+        return self._speakers[place] if place >= 0 else None
 
     def record_end(self, record: LogRecord) -> int:
-        """Give the offset at which the next record begins."""
-        place = bisect_right(self._record_starts, record.start)
-        return self._record_starts[place] if place < len(self._record_starts) else len(self.squeezed)
+        """Give the offset at which the next record or a console begins."""
+        place = bisect_right(self._speaker_starts, record.start)
+        return self._speaker_starts[place] if place < len(self._speaker_starts) else len(self.squeezed)
 
     def word_break_after(self, offset: int) -> int:
         """Give the first offset behind `offset` before which white space or a line's end was taken out.
@@ -175,22 +176,31 @@ def read_lines(text: str) -> list[tuple[int, str]]:
 
 def clean(raw_lines: Iterable[tuple[int, str]]) -> Document:
     """Make the document of numbered raw lines."""
+    numbered = list(raw_lines)
+    elements = _array_elements([line for _, line in numbered])
     raw: dict[int, str] = {}
     lines: list[Line] = []
     squeezed: list[str] = []
     records: list[LogRecord] = []
+    speakers: list[LogRecord | None] = []
+    speaker_starts: list[int] = []
     length = 0
-    for number, line in raw_lines:
-        kept, parts = _logical(line)
+    for place, (number, line) in enumerate(numbered):
+        if not line:
+            continue
+        kept, parts = _logical(line, element=place in elements)
         raw[number] = kept
-        for text, indented, unit in parts:
+        for text, indented in parts:
             words = text.lower().split()
             if not words:
                 continue
             record = _LOG_RECORD.match(text)
             if record:
                 records.append(LogRecord(length, record[1], record[2], record[3].lower()))
-            lines.append(Line(number, " ".join(words), length, indented, unit))
+            if record or (records and text.startswith(_CONSOLE)):
+                speaker_starts.append(length)
+                speakers.append(records[-1] if record else None)
+            lines.append(Line(number, " ".join(words), length, indented))
             piece = "".join(words)
             squeezed.append(piece)
             length += len(piece)
@@ -202,13 +212,28 @@ def clean(raw_lines: Iterable[tuple[int, str]]) -> Document:
         tuple(records),
         grams(whole),
         [line.start for line in lines],
-        [record.start for record in records],
+        speaker_starts,
+        speakers,
         _wrap_width(raw),
     )
 
 
-def _logical(line: str) -> tuple[str, list[tuple[str, bool, str]]]:
-    """Clean one raw line: the text to show as evidence, and its logical lines (words, indented, unit)."""
+def _array_elements(lines: list[str]) -> set[int]:
+    """Find lines that are elements of a JSON array, as ansible prints `stderr_lines`: three or more in a row."""
+    found: set[int] = set()
+    row: list[int] = []
+    for place, line in enumerate(lines):
+        if line.lstrip()[:1] == '"' and _JSON_STRING.match(line):
+            row.append(place)
+            continue
+        if len(row) > 2:  # noqa: PLR2004  # see above
+            found.update(row)
+        row = []
+    return found.union(row) if len(row) > 2 else found  # noqa: PLR2004  # see above
+
+
+def _logical(line: str, *, element: bool) -> tuple[str, list[tuple[str, bool]]]:
+    """Clean one raw line: the text to show as evidence, and its logical lines (words, indented)."""
     if len(line) > 2 * MOST_LINE:
         line = f"{line[:MOST_LINE]} … {line[-MOST_LINE:]}"
     if "\x1b" in line:
@@ -221,34 +246,37 @@ def _logical(line: str) -> tuple[str, list[tuple[str, bool, str]]]:
         for entity, plain in _HTML:
             line = line.replace(entity, plain)
     if "\\" in line:
-        line = _NEWLINE_ESCAPE.sub("\n", line)
         line = _ESCAPE.sub(_unescape, line)
     if "\n" in line or "\r" in line:
+        if element:
+            inside = _JSON_STRING.match(line.replace("\n", "\r"))
+            line = inside[1] if inside else line
         parts = line.replace("\r", "\n").split("\n")
         return kept, [_bare(part) for part in parts]
-    return kept, [_bare(line)]
+    return kept, [_bare(line, element=element)]
 
 
 def _unescape(match: re.Match[str]) -> str:
-    if match[1]:
-        return chr(int(match[1], 16))
-    return "" if match[2] is None else " " if match[2] == "t" else match[2]
+    """Undo JSON's escapes, however often they were escaped again; a backslash before anything else stays."""
+    newline, code, sign = match.groups()
+    if newline:
+        return "\n"
+    if code:
+        return chr(int(code, 16))
+    return " " if sign == "t" else sign or "\\"
 
 
-def _bare(line: str) -> tuple[str, bool, str]:
+def _bare(line: str, *, element: bool = False) -> tuple[str, bool]:
     """Take prefixes and the quotes of a JSON array's element off a line."""
-    unit = ""
     for _ in range(3):
         found = _PREFIX.match(line)
         if not found or found.end() == 0:
             break
-        unit = found["unit"] or unit
         line = line[found.end() :]
-    if '"' in line:
-        element = _JSON_STRING.match(line)
-        if element:
-            line = element[1]
-    return line, line[:1].isspace(), unit.lower()
+    if element:
+        inside = _JSON_STRING.match(line)
+        line = inside[1] if inside else line
+    return line, line[:1].isspace()
 
 
 def _wrap_width(raw: dict[int, str]) -> int:

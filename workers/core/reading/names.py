@@ -116,7 +116,7 @@ def _whole(document: Document, match: Match, group: str) -> str:
     end = begin + len(match.groups[group])
     if match.open_group == group:
         end = document.word_break_after(begin)
-    if begin == match.start:
+    if begin < match.start:
         begin = max(begin, document.word_break_before(end - 1))
     return document.squeezed[begin:end]
 

@@ -8,11 +8,12 @@ certbot_nginx `configurator.py` nginx_restart, config_test.
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 
 from contracts.codes import Code
 from workers.core.reading.lines import Document
 from workers.core.reading.names import host, lineage_host, lineages_near, unique
-from workers.core.reading.segments import Segments, within
+from workers.core.reading.segments import Segments
 from workers.core.reading.tables import first
 from workers.core.reading.values import Hit, Row, Stage, Table, Weight
 
@@ -24,6 +25,8 @@ _END = re.compile(
 )
 _UPSTREAM = re.compile(r"hostnotfoundin(?:upstream|resolver)?\"?([\w][\w.-]{0,252}?)(?::\d+)?(?:\"|in/)")
 LONGEST_MESSAGE = 600
+MOST_LINES = 60
+"""nginx repeats itself: five times for each port that is taken."""
 
 MESSAGES = (
     Row(
@@ -110,7 +113,7 @@ def nginx_hits(document: Document, segments: Segments) -> Iterator[Hit]:
     squeezed = document.squeezed
     if "[emerg]" not in squeezed and "[error]" not in squeezed and "[alert]" not in squeezed:
         return
-    for head in _HEAD.finditer(squeezed):
+    for head in islice(_HEAD.finditer(squeezed), MOST_LINES):
         limit = min(len(squeezed), head.end() + LONGEST_MESSAGE)
         ending = _END.search(squeezed, head.end(), limit)
         end = ending.start() if ending else limit
@@ -125,7 +128,7 @@ def nginx_hits(document: Document, segments: Segments) -> Iterator[Hit]:
 def _in_context(document: Document, segments: Segments, hit: Hit, message: str) -> Hit:
     before = document.squeezed[max(0, hit.start - 400) : hit.start]
     restart, test = before.rfind(_RESTART), before.rfind(_TEST)
-    if within(segments.hooks, hit.start):
+    if hit.start in segments.hooks:
         return replace(hit, stage=Stage.HOOK)
     if restart > test:
         reload_failed = hit.row.code is Code.NGINX_CONFIG_BROKEN

@@ -17,6 +17,9 @@ from types import MappingProxyType
 REACH = 700
 """Characters of squeezed text around the literal part in which a phrase is tried."""
 
+LONGEST_LEAD = 253
+"""Characters before a phrase that begins with a placeholder: a host name is no longer."""
+
 MOST_HITS = 300
 """Hits of one phrase that are looked at: certificates have at most 100 names, panels renew hundreds of lineages."""
 
@@ -83,12 +86,17 @@ class Phrase:
         pieces = [re.escape(self._literals[0])]
         for kind, literal in zip(self._kinds, self._literals[1:], strict=True):
             pieces += [_KINDS[kind], re.escape(literal)]
-        return re.compile("".join(pieces))
+        return re.compile("".join(pieces[2:] if self._leads else pieces))
+
+    @cached_property
+    def _leads(self) -> str | None:
+        """The placeholder at the beginning: its text is what stands before the rest, up to white space."""
+        return self._kinds[0] if self._kinds and not self._literals[0] else None
 
     @cached_property
     def _before(self) -> int:
         """How far before the needle a match can begin."""
-        return 0 if self._literals[0] == self.needle else REACH
+        return 0 if self._leads or self._literals[0] == self.needle else REACH
 
     def find(self, squeezed: str, start: int = 0, end: int | None = None) -> Iterator[Match]:
         """Yield the places of the phrase, in order, not overlapping."""
@@ -111,10 +119,9 @@ class Phrase:
         found = self._regex.search(squeezed, first, last)
         if found is None or found.start() > place:
             return None
-        return Match(
-            found.start(),
-            found.end(),
-            {key: text for key, text in found.groupdict().items() if text},
-            {key: found.start(key) for key, text in found.groupdict().items() if text},
-            self._open,
-        )
+        groups = {key: text for key, text in found.groupdict().items() if text}
+        starts = {key: found.start(key) for key in groups}
+        if self._leads and found.start():
+            begin = max(0, found.start() - LONGEST_LEAD)
+            groups[self._leads], starts[self._leads] = squeezed[begin : found.start()], begin
+        return Match(found.start(), found.end(), groups, starts, self._open)

@@ -8,12 +8,17 @@ acme `messages.py` (`Error.__str__`).
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from workers.core.reading.lines import Document
-from workers.core.reading.names import host_or_address, unique
+from workers.core.reading.names import host_or_address
+from workers.core.reading.spans import Spans
 
 LONGEST_DETAIL = 6000
 """Squeezed characters of one detail; the longest come with an unpause link of some 500 and a quoted page of 200."""
+
+MOST_PROBLEMS = 300
+"""Problems of one form that are read: an order has at most 100 names."""
 
 _BLOCK = re.compile(
     r"(?:domain|identifier):(?P<name>[^\s\"{}]{1,255}?)type:(?P<type>[\w:.-]{1,60}?)detail:", re.DOTALL
@@ -173,7 +178,7 @@ def _identifier(head: str, after: str) -> str | None:
 
 def _printed_dicts(squeezed: str) -> Iterator[Problem]:
     """Read problem documents that a Python client printed as a dictionary: `u'detail': u'…'`."""
-    for found in _PRINTED.finditer(squeezed):
+    for found in islice(_PRINTED.finditer(squeezed), MOST_PROBLEMS):
         around = squeezed[max(0, found.start() - _OBJECT_REACH) : found.end() + _OBJECT_REACH]
         kind = _PRINTED_TYPE.search(around)
         if kind:
@@ -188,7 +193,7 @@ def _printed_dicts(squeezed: str) -> Iterator[Problem]:
 
 
 def _blocks(squeezed: str) -> Iterator[Problem]:
-    for found in _BLOCK.finditer(squeezed):
+    for found in islice(_BLOCK.finditer(squeezed), MOST_PROBLEMS):
         limit = min(len(squeezed), found.end() + LONGEST_DETAIL)
         ending = _BLOCK_END.search(squeezed, found.end(), limit)
         end = ending.start() if ending else limit
@@ -205,7 +210,7 @@ def _blocks(squeezed: str) -> Iterator[Problem]:
 
 
 def _sentences(squeezed: str) -> Iterator[Problem]:
-    for found in _SENTENCE.finditer(squeezed):
+    for found in islice(_SENTENCE.finditer(squeezed), MOST_PROBLEMS):
         limit = min(len(squeezed), found.end() + LONGEST_DETAIL)
         ending = _SENTENCE_END.search(squeezed, found.end(), limit)
         end = ending.start() if ending else limit
@@ -222,10 +227,10 @@ def _sentences(squeezed: str) -> Iterator[Problem]:
 
 
 def _urns(squeezed: str, others: list[Problem]) -> Iterator[Problem]:
-    taken = sorted((problem.start, problem.end) for problem in others)
+    taken = Spans((problem.start, problem.end) for problem in others)
     earlier: Problem | None = None
-    for found in _URN.finditer(squeezed):
-        if any(begin <= found.start() < end for begin, end in taken):
+    for found in islice(_URN.finditer(squeezed), MOST_PROBLEMS):
+        if found.start() in taken:
             continue
         limit = min(len(squeezed), found.end() + LONGEST_DETAIL // 4)
         ending = _URN_END.search(squeezed, found.end(), limit)
@@ -243,9 +248,9 @@ def _urns(squeezed: str, others: list[Problem]) -> Iterator[Problem]:
 
 def _loose(squeezed: str, others: list[Problem], pattern: re.Pattern[str]) -> Iterator[Problem]:
     """Read validation errors that a panel or another client prints without their block."""
-    taken = [(problem.start, problem.end) for problem in others]
-    for found in pattern.finditer(squeezed):
-        if any(begin <= found.start() < end for begin, end in taken):
+    taken = Spans((problem.start, problem.end) for problem in others)
+    for found in islice(pattern.finditer(squeezed), MOST_PROBLEMS):
+        if found.start() in taken:
             continue
         limit = min(len(squeezed), found.end() + LONGEST_DETAIL // 10)
         ending = _URN_END.search(squeezed, found.end(), limit)
@@ -263,12 +268,7 @@ def _short(problem_type: str) -> str:
 def _places(text: str, needle: str) -> list[int]:
     found: list[int] = []
     at = text.find(needle)
-    while at >= 0 and len(found) < 2000:  # noqa: PLR2004  # 100 names and their sub-problems are far fewer
+    while at >= 0 and len(found) < MOST_PROBLEMS:
         found.append(at)
         at = text.find(needle, at + len(needle))
     return found
-
-
-def problem_names(problems: tuple[Problem, ...]) -> tuple[str, ...]:
-    """Give every name that a problem is about."""
-    return unique(problem.name for problem in problems)

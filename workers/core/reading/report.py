@@ -5,16 +5,13 @@ import re
 from contracts.catalogue import CATALOGUE
 from contracts.codes import Code, Retry
 from workers.core.reading.config import ConfigHit, config_hits, config_part
-from workers.core.reading.decide import Decision, Verdict, decide
+from workers.core.reading.decide import ENDED_FROM_OUTSIDE, KILLED, Decision, Verdict, decide
 from workers.core.reading.gather import gather
 from workers.core.reading.lines import Document, spans_of
 from workers.core.reading.values import Evidence, Finding, Hit, Reading, Stage, Weight, usual_retry
 
 MOST_EVIDENCE = 12
 MOST_TEXT = 500
-_SIGNALS = {129, 130, 143, 124, -15, -1, -2}
-_KILLED = {137, -9}
-"""SIGKILL: certpilot stops runs with TERM only, so that it is nearly always the kernel, out of memory."""
 _NOT_FOUND = 127
 _LAST_WORDS = re.compile(r"error|exception|failed|unable|could not|cannot|refused|denied|invalid")
 
@@ -126,9 +123,9 @@ def _config_finding(document: Document, hits: list[ConfigHit], numbers: tuple[in
 
 def _from_exit_code(document: Document, exit_code: int | None, *, ours: bool) -> Finding | None:
     """The shell's own codes: 128 + signal for a run that was ended, 127 for a program that is not there."""
-    if exit_code in _KILLED:
+    if exit_code in KILLED:
         return _by_code(document, Code.OUT_OF_MEMORY, Stage.START)
-    if exit_code in _SIGNALS or (ours and exit_code is None):
+    if exit_code in ENDED_FROM_OUTSIDE or (ours and exit_code is None):
         return _by_code(document, Code.INTERRUPTED, Stage.START)
     if exit_code == _NOT_FOUND:
         return _by_code(document, Code.CERTBOT_MISSING, Stage.START)

@@ -1,6 +1,8 @@
 """Which certificate a text is about: a renewal run goes through many, each with its own failure."""
 
 import re
+from bisect import bisect_right
+from collections.abc import Sequence
 
 from contracts.codes import Code
 from workers.core.reading.ca_hits import ordered_names
@@ -9,7 +11,9 @@ from workers.core.reading.names import LINEAGE_REACH, hosts, lineage_host, linea
 from workers.core.reading.values import SCOPES, Hit, Scope, Stage
 
 _SCOPE = re.compile(
-    r"processing/[^\s]{1,200}?/renewal/[\w.*@+-]{1,253}?\.conf|attemptingtorenewcert|failedtorenewcert|simulatingrenewalof|renewinganexisting"
+    r"processing/[^\s]{1,200}?/renewal/([\w.*@+-]{1,253}?)\.conf"
+    r"|attemptingtorenewcert(?:\([^)]{1,253}\))?from/[^\s]{1,200}?/renewal/([\w.*@+-]{1,253}?)\.conf"
+    r"|failedtorenewcertificate([\w.*@+-]{1,253}?)witherror:"
 )
 _RENEWED = re.compile(
     r"failedtorenewcertificate([\w.*@+-]{1,253}?)witherror|attemptingtorenewcert\(([\w.*@+-]{1,253}?)\)from"
@@ -17,11 +21,22 @@ _RENEWED = re.compile(
 
 
 def scope_starts(document: Document, begin: int, end: int) -> list[int]:
-    """Give the offsets at which a run turns to another certificate, or to the report on one."""
-    return [begin, *(found.start() for found in _SCOPE.finditer(document.squeezed, begin, end))]
+    """Give the offsets at which a run turns to another certificate; the first is the run's own beginning."""
+    starts, name = [begin], None
+    for found in _SCOPE.finditer(document.squeezed, begin, end):
+        named = found[1] or found[2] or found[3]
+        if name is not None and named != name:
+            starts.append(found.start())
+        name = named
+    return starts
 
 
-def hit_names(document: Document, hit: Hit, begin: int) -> tuple[str, ...]:
+def scope_of(starts: Sequence[int], offset: int) -> int:
+    """Give the index of the scope that holds an offset."""
+    return max(0, bisect_right(starts, offset) - 1)
+
+
+def hit_names(document: Document, hit: Hit, starts: Sequence[int]) -> tuple[str, ...]:
     """Give the names at fault of a hit, by whose fault its code is."""
     scope = SCOPES[hit.the_code]
     if scope is Scope.MACHINE:
@@ -31,14 +46,14 @@ def hit_names(document: Document, hit: Hit, begin: int) -> tuple[str, ...]:
     if scope is Scope.HOST:
         return hit.names
     if hit.the_code is Code.INTERNAL:
-        asked = (
-            hit.the_stage is Stage.START
-        )  # a question about one certificate; other unknown things are about none
-        return hit.names or (added_names(document, begin) or _lineage(document, hit, begin) if asked else ())
-    return _lineage(document, hit, begin)
+        asked = hit.the_stage is Stage.START  # about one certificate; other unknown things are about none
+        return hit.names or (
+            added_names(document, starts[0]) or _lineage(document, hit, starts) if asked else ()
+        )
+    return _lineage(document, hit, starts)
 
 
-def _lineage(document: Document, hit: Hit, begin: int) -> tuple[str, ...]:
+def _lineage(document: Document, hit: Hit, starts: Sequence[int]) -> tuple[str, ...]:
     squeezed = document.squeezed
     if hit.names:
         return hit.names
@@ -47,9 +62,7 @@ def _lineage(document: Document, hit: Hit, begin: int) -> tuple[str, ...]:
     inside = lineages_near(squeezed, hit.start, hit.end)
     if inside:
         return unique(lineage_host(name) for name in inside)
-    start = max(
-        [begin, *(place for place in scope_starts(document, begin, hit.start + 1) if place <= hit.start)]
-    )
+    start = starts[scope_of(starts, hit.start)]
     for found in _RENEWED.finditer(squeezed, start, hit.start):
         return unique([lineage_host(found[1] or found[2])])
     before = lineages_near(squeezed, max(start, hit.start - LINEAGE_REACH), hit.start)

@@ -1,13 +1,13 @@
 """Who speaks where: runs, tracebacks, hooks' own output, records that say nothing about this run, signs of success."""
 
 import re
-from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
 from workers.core.reading.lines import Document, Line
 from workers.core.reading.phrases import Phrase
+from workers.core.reading.spans import Spans
 
 
 class Mark(StrEnum):
@@ -106,9 +106,9 @@ class Segments:
 
     runs: tuple[tuple[int, int], ...]
     traces: tuple[Trace, ...]
-    muted: tuple[tuple[int, int], ...]
-    quiet: tuple[tuple[int, int], ...]
-    hooks: tuple[tuple[int, int], ...]
+    muted: Spans
+    quiet: Spans
+    hooks: Spans
     marks: tuple[tuple[int, Mark], ...]
 
     def trace_at(self, offset: int) -> Trace | None:
@@ -119,12 +119,6 @@ class Segments:
         return None
 
 
-def within(spans: tuple[tuple[int, int], ...], offset: int) -> bool:
-    """Tell whether an offset lies in one of the spans, which are sorted by their begin."""
-    place = bisect_right(spans, (offset, len(spans) and 1 << 60)) - 1
-    return any(begin <= offset < end for begin, end in spans[max(0, place - 3) : place + 1])
-
-
 def segment(document: Document) -> Segments:
     """Find the parts of a document."""
     traces = tuple(_traces(document))
@@ -132,9 +126,9 @@ def segment(document: Document) -> Segments:
     return Segments(
         runs=_runs(document),
         traces=traces,
-        muted=tuple(sorted([*frames, *_command_lines(document)])),
-        quiet=tuple(sorted(_quiet(document, traces))),
-        hooks=tuple(_hooks(document)),
+        muted=Spans([*frames, *_command_lines(document)]),
+        quiet=Spans(_quiet(document, traces)),
+        hooks=Spans(_hooks(document)),
         marks=_marks(document.squeezed),
     )
 

@@ -42,7 +42,7 @@ UNITS = Table(
     ),
 )  # fmt: skip
 
-_UNIT = re.compile(r"(?:certbot|letsencrypt)[\w.-]*\.(timer|service)")
+_UNIT = re.compile(r"(?:certbot|letsencrypt)[\w.-]{0,60}?\.(timer|service)")
 _TABLE = re.compile(r"nextleftlastpassedunit|\d+timers?listed")
 _TIMER_ROW = re.compile(
     r"(?:snap\.)?(?:certbot|letsencrypt)[\w.-]{0,40}?\.timer(?=snap\.|certbot|letsencrypt|\d|$)"
@@ -53,7 +53,7 @@ _CRON_ROW = re.compile(
 )
 _COUNTED = re.compile(r"grep-\w{0,3}c\w{0,3}[\"']?(?:certbot|letsencrypt)[\"']?(\d{1,4})(?!\d)")
 _PROMPT = re.compile(r"\S{0,60}[$#] ")
-_COUNT = re.compile(r"[$#]\s.*(?:systemctl|cron|timers).*grep\s.*(?:certbot|letsencrypt)")
+_COUNT = re.compile(r"[$#]\s.{0,60}?(?:systemctl|cron|timers).{0,100}?grep\s.{0,40}?(?:certbot|letsencrypt)")
 
 
 def state_hits(document: Document) -> Iterator[Hit]:

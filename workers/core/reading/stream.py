@@ -1,44 +1,158 @@
 """The front end for long texts: bounded memory, and only what can matter is cleaned and matched.
 
-What is kept, in bytes: the head and the tail of the newest run, and between them the lines that hold one of a few
-words that no failure is without, with their neighbours. When a run begins, what was kept of older runs is cut to its
-tail. A 200 MB log leaves at most some 250 KB.
+What is kept, in characters: the head and the tail of the newest run and the end of what stood before it, and between
+head and tail the places that hold a word that no failure is without, the first and the last of them where there are
+too many. Words that only a failure says have a share of their own, so that any amount of idle talk behind a failure
+(`no error at all`, a hundred thousand times) does not push it out. A log of 200 MB leaves some 150 KB.
 """
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 
 HEAD_CHARS = 24_000
-TAIL_CHARS = 56_000
-MIDDLE_CHARS = 20_000
-LIMIT_CHARS = HEAD_CHARS + TAIL_CHARS + MIDDLE_CHARS
+TAIL_CHARS = 52_000
+BEFORE_CHARS = 16_000
+STRONG_CHARS = 16_000
+WEAK_CHARS = 8_000
+LIMIT_CHARS = 100_000
 """Texts up to this length are read whole."""
 
 CHUNK_CHARS = 512_000
 LONGEST_LINE = 100_000
 _BEFORE, _AFTER = 600, 1_800
 """Characters kept around a word in the middle: a block of certbot's is some 700 long."""
+_PLACES = 60
+"""As many places of one word in one chunk show what it is about."""
 
-_WORDS = (
-    "rror",
-    "ailed",
-    "ertbot",
+_STRONG = (
+    "reported these problems",
+    "Domain: ",
+    "Detail: ",
     "urn:",
     "emerg",
+    "Traceback",
+    "Errno",
+    "nother instance",
+    "unexpected error",
     "enied",
     "Killed",
-    "reported these problems",
     "sudo:",
     "ssh: ",
 )
+_WEAK = ("rror", "ailed", "ertbot")
 _RUN = ("Saving debug log to", "certbot version: ")
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    at: int
+    number: int
+    text: str
+
+    def behind(self, place: int) -> "_Piece":
+        """Give what of this piece stands at `place` of the whole text and behind it."""
+        cut = max(0, place - self.at)
+        return _Piece(self.at + cut, self.number + self.text.count("\n", 0, cut), self.text[cut:])
+
+
+@dataclass(slots=True)
+class _Places:
+    """The first and the last places of a kind of word."""
+
+    most: int
+    first: list[_Piece] = field(default_factory=list)
+    last: deque[_Piece] = field(default_factory=deque)
+    sizes: list[int] = field(default_factory=lambda: [0, 0])
+
+    def add(self, piece: _Piece) -> None:
+        if self.sizes[0] < self.most // 2:
+            self.first.append(piece)
+            self.sizes[0] += len(piece.text)
+            return
+        self.last.append(piece)
+        self.sizes[1] += len(piece.text)
+        while self.sizes[1] > self.most // 2 and len(self.last) > 1:
+            self.sizes[1] -= len(self.last.popleft().text)
+
+    def forget(self) -> None:
+        self.first.clear()
+        self.last.clear()
+        self.sizes[:] = [0, 0]
+
+
+@dataclass(slots=True)
+class _Window:
+    before: list[_Piece] = field(default_factory=list)
+    head: list[_Piece] = field(default_factory=list)
+    tail: list[_Piece] = field(default_factory=list)
+    strong: _Places = field(default_factory=lambda: _Places(STRONG_CHARS))
+    weak: _Places = field(default_factory=lambda: _Places(WEAK_CHARS))
+
+    def add(self, chunk: str, at: int, number: int) -> None:
+        """Take a chunk of whole lines that begins at character `at` of the text and with line `number`."""
+        cutter = _Cutter(chunk, at, number)
+        begin = max(chunk.rfind(word) for word in _RUN)
+        if begin >= 0:
+            before = max(BEFORE_CHARS, LIMIT_CHARS - (len(chunk) - begin))
+            older = self.tail if begin < before else []
+            self.before = _ending([*older, cutter.cut(max(0, begin - before), begin)], before)
+            self.head, self.tail = [], []
+            self.strong.forget()
+            self.weak.forget()
+        begin = max(begin, 0)
+        missing = HEAD_CHARS - sum(len(piece.text) for piece in self.head)
+        if missing > 0:
+            self.head.append(cutter.cut(begin, min(len(chunk), begin + missing)))
+        for places, words in ((self.strong, _STRONG), (self.weak, _WEAK)):
+            for low, high in _around(chunk, words, begin):
+                places.add(cutter.cut(low, high))
+        latest = cutter.cut(max(begin, len(chunk) - TAIL_CHARS), len(chunk))
+        self.tail = _ending([*self.tail, latest], TAIL_CHARS)
+
+    def lines(self) -> Iterator[tuple[int, str]]:
+        """Give what is kept, in order and every character once."""
+        kept = [*self.before, *self.head, *self.tail]
+        for places in (self.strong, self.weak):
+            kept += [*places.first, *places.last]
+        done = 0
+        for piece in sorted(kept, key=lambda one: (one.at, -len(one.text))):
+            end = piece.at + len(piece.text)
+            if end > done:
+                left = piece.behind(done)
+                text = left.text.removeprefix("\n") if left.at == done else left.text
+                yield from enumerate(text.split("\n"), start=left.number + (len(left.text) - len(text)))
+                done = end
+
+
+class _Cutter:
+    """Cuts pieces out of a chunk, at ends of lines unless a line is longer than any that says something."""
+
+    def __init__(self, chunk: str, at: int, number: int) -> None:
+        self._chunk, self._at = chunk, at
+        self._counted, self._number = 0, number
+
+    def cut(self, low: int, high: int) -> _Piece:
+        begin = self._chunk.rfind("\n", max(0, low - LONGEST_LINE), low) + 1
+        if not begin and low > LONGEST_LINE:
+            begin = low
+        feed = self._chunk.find("\n", high, high + LONGEST_LINE)
+        end = feed if feed >= 0 else (len(self._chunk) if len(self._chunk) - high <= LONGEST_LINE else high)
+        if begin < self._counted:
+            number = self._number - self._chunk.count("\n", begin, self._counted)
+        else:
+            number = self._number + self._chunk.count("\n", self._counted, begin)
+        self._counted, self._number = begin, number
+        return _Piece(self._at + begin, number, self._chunk[begin : max(begin, end)])
 
 
 def window(text: str) -> list[tuple[int, str]]:
     """Cut a text that is in memory to what is kept of it, as numbered raw lines."""
     if len(text) <= LIMIT_CHARS:
         return list(enumerate(text.split("\n"), start=1))
-    return list(_numbered(text, _kept(text), 1))
+    kept = _Window()
+    kept.add(text, 0, 1)
+    return list(kept.lines())
 
 
 def window_of(lines: Iterable[str]) -> list[tuple[int, str]]:
@@ -47,17 +161,14 @@ def window_of(lines: Iterable[str]) -> list[tuple[int, str]]:
     Args:
         lines: the text line by line, with or without line feeds.
     """
-    kept: deque[tuple[int, str]] = deque()
-    size = 0
-    for first, chunk in _chunks(lines):
-        begin = max(chunk.rfind(word) for word in _RUN)
-        if begin >= 0:
-            size = _drop(kept, size, TAIL_CHARS // 4)
-        for number, line in _numbered(chunk, _kept(chunk), first):
-            kept.append((number, line))
-            size += len(line) + 1
-        size = _drop(kept, size, LIMIT_CHARS * 3 // 2, spare=HEAD_CHARS)
-    return list(kept)
+    kept = _Window()
+    at = 0
+    for number, chunk in _chunks(lines):
+        if number == 1 and len(chunk) <= LIMIT_CHARS:
+            return list(enumerate(chunk.split("\n"), start=1))  # the only chunk: a longer text fills it
+        kept.add(chunk, at, number)
+        at += len(chunk) + 1
+    return list(kept.lines())
 
 
 def _chunks(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
@@ -76,84 +187,32 @@ def _chunks(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
         yield first, "\n".join(held)
 
 
-def _drop(kept: deque[tuple[int, str]], size: int, most: int, spare: int = 0) -> int:
-    """Drop the oldest lines behind the first `spare` characters until no more than `most` are kept."""
-    if size <= most:
-        return size
-    head: list[tuple[int, str]] = []
-    spared = 0
-    while kept and spared < spare:
-        head.append(kept.popleft())
-        spared += len(head[-1][1]) + 1
-    while kept and size > most:
-        size -= len(kept.popleft()[1]) + 1
-    kept.extendleft(reversed(head))
-    return size
+def _ending(pieces: list[_Piece], most: int) -> list[_Piece]:
+    """Keep the last `most` characters of the pieces."""
+    kept: list[_Piece] = []
+    for piece in reversed(pieces):
+        kept.append(piece.behind(piece.at + max(0, len(piece.text) - most)))
+        most -= len(piece.text)
+        if most <= 0:
+            break
+    return kept[::-1]
 
 
-def _kept(text: str) -> list[tuple[int, int]]:
-    """Give the spans of a text that are kept, in order and apart from each other."""
-    if len(text) <= LIMIT_CHARS:
-        return [(0, len(text))]
-    newest = max(text.rfind(word) for word in _RUN)
-    floor = max(0, newest)
-    if len(text) - floor <= LIMIT_CHARS:
-        floor = max(0, len(text) - LIMIT_CHARS)
-        return (
-            [(floor, len(text))]
-            if newest >= 0
-            else [(0, HEAD_CHARS), *_middle(text, HEAD_CHARS), (len(text) - TAIL_CHARS, len(text))]
-        )
-    head_end = min(len(text), floor + HEAD_CHARS)
-    return [(floor, head_end), *_middle(text, head_end), (len(text) - TAIL_CHARS, len(text))]
-
-
-def _middle(text: str, begin: int) -> list[tuple[int, int]]:
-    """Find the places between head and tail that matter, the first and the last of them where there are too many."""
-    end = len(text) - TAIL_CHARS
+def _around(chunk: str, words: tuple[str, ...], begin: int) -> list[tuple[int, int]]:
+    """Find the surroundings of the words in a chunk, in order and apart from each other."""
     places: list[int] = []
-    for word in _WORDS:
-        at = text.find(word, begin, end)
+    for word in words:
+        at = chunk.find(word, begin)
         seen = 0
-        while at >= 0 and seen < 60:  # noqa: PLR2004  # 60 places of one word show what it is about
+        while at >= 0 and seen < _PLACES:
             places.append(at)
             seen += 1
-            at = text.find(word, at + _AFTER, end)
+            at = chunk.find(word, at + _AFTER)
     spans: list[tuple[int, int]] = []
     for place in sorted(places):
-        low, high = max(begin, place - _BEFORE), min(end, place + _AFTER)
+        low, high = max(begin, place - _BEFORE), min(len(chunk), place + _AFTER)
         if spans and low <= spans[-1][1]:
             spans[-1] = (spans[-1][0], high)
         else:
             spans.append((low, high))
-    return _within_budget(spans)
-
-
-def _within_budget(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    front: list[tuple[int, int]] = []
-    back: list[tuple[int, int]] = []
-    left = MIDDLE_CHARS
-    while spans and left > 0:
-        span = spans.pop(0) if len(front) <= len(back) else spans.pop()
-        low, high = span[0], min(span[1], span[0] + left)
-        (front if len(front) <= len(back) else back).append((low, high))
-        left -= high - low
-    return sorted([*front, *back])
-
-
-def _numbered(text: str, spans: list[tuple[int, int]], first: int) -> Iterator[tuple[int, str]]:
-    """Number the lines of the spans; a line that a span begins or ends in is kept whole up to `LONGEST_LINE`."""
-    number, counted, done = first, 0, 0
-    for low, high in spans:
-        begin = max(done, text.rfind("\n", max(0, low - LONGEST_LINE), low) + 1 or low)
-        feed = text.find("\n", high, high + LONGEST_LINE)
-        end = len(text) if high >= len(text) else (feed if feed >= 0 else high)
-        if begin >= end:
-            continue
-        number += text.count("\n", counted, begin)
-        counted = begin
-        for line in text[begin:end].split("\n"):
-            yield number, line
-            number += 1
-        number -= 1
-        counted, done = end, end + 1
+    return spans

@@ -132,7 +132,6 @@ class Row:
         unless: squeezed texts that must not be in the same run.
         line: the text must begin a line.
         whole: the text must be a whole line.
-        trace: the row holds only in a Python traceback that went through one of these modules; empty for all texts.
         says: what happened, where the catalogue's words would mislead.
         fix: what to do, where the catalogue's words would mislead.
         explains: codes that this text is the cause of, for BACKGROUND rows.
@@ -149,7 +148,6 @@ class Row:
     unless: tuple[str, ...] = ()
     line: bool = False
     whole: bool = False
-    trace: tuple[str, ...] = ()
     says: str = ""
     fix: str = ""
     explains: tuple[Code, ...] = ()
