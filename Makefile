@@ -4,7 +4,7 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 BOOTSTRAP := deploy/lab/bootstrap.sh
 
-.PHONY: help install demo test lint check bench generate lock
+.PHONY: help install demo test lint check bench chaos generate lock
 
 help: ## Show this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -35,6 +35,10 @@ check:
 bench: ## Measure against the same work done by hand, and print the ratios
 	@$(BOOTSTRAP) lab
 	@exec $(PY) -m tests.bench
+
+chaos: ## Random faults under load, then nothing may be lost or doubled (CHAOS='--seed 7 --minutes 60 --cluster')
+	@$(BOOTSTRAP) lab
+	@exec $(PY) -m tests.chaos $(CHAOS)
 
 generate: ## Write the generated files (schemas, AsyncAPI, tables in docs) anew
 	@$(BOOTSTRAP) venv

@@ -26,12 +26,15 @@ def main() -> int:
     parser.add_argument("--commands", type=int, default=500)
     parser.add_argument("--sites", type=int, default=60)
     parser.add_argument("--servers", type=int, default=3)
+    parser.add_argument("--cluster", action="store_true", help="RabbitMQ as three nodes")
     args = parser.parse_args()
     unclean = 0
     try:
         for seed in range(args.seed, args.seed + args.runs):
             say(f"== seed {seed}")
-            plan = Plan(seed, args.minutes * 60, args.commands, args.sites, args.servers)
+            plan = Plan(
+                seed, args.minutes * 60, args.commands, args.sites, args.servers, cluster=args.cluster
+            )
             result = run(plan, say=say)
             say(as_text(result.figures))
             for complaint in result.complaints:

@@ -5,7 +5,7 @@ import random
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -18,6 +18,8 @@ import psycopg
 from db import clock, migrate
 from db.pool import connect
 from deploy.lab.lab import Lab
+from deploy.lab.rabbitmq import RabbitNode
+from deploy.lab.rabbitmq_cluster import RabbitCluster
 from deploy.lab.tcp_proxy import TcpProxy
 from tests.chaos.faults import Faults, Links
 from tests.chaos.load import Door, Producer, make_sites
@@ -45,6 +47,7 @@ class Plan:
         gap_seconds: between two faults of a lane, on average.
         rest_seconds: how long the backlog may take to drain after the last fault (I9).
         longest_stall_seconds: of a process under SIGSTOP.
+        cluster: three RabbitMQ nodes instead of one.
     """
 
     seed: int
@@ -58,6 +61,7 @@ class Plan:
     gap_seconds: float = 3.0
     rest_seconds: float = 300.0
     longest_stall_seconds: float = 16.0
+    cluster: bool = False
 
 
 @dataclass(slots=True)
@@ -71,25 +75,27 @@ class Result:
 def run(plan: Plan, *, say: Callable[[str], None]) -> Result:
     """Run it in a lab of its own, which is gone when this returns, also by Ctrl-C or SIGTERM."""
     began = time.monotonic()
-    with Lab(servers=plan.servers, validity_seconds=3600) as lab, contextlib.ExitStack() as stack:
+    lab = Lab(servers=plan.servers, validity_seconds=3600, broker=not plan.cluster)
+    with lab, contextlib.ExitStack() as stack:
+        nodes = _nodes(plan, lab, stack)
         url = lab.postgres.create_database(DATABASE)
         with connect(url, "chaos", autocommit=True) as conn:
             migrate.migrate(conn)
-        ensure_topology(lab.rabbit.url(), name="chaos")
+        ensure_topology(nodes[0].url(), name="chaos")
         doors, ssh = _doors(lab, stack)
         links = Links(
-            [stack.enter_context(TcpProxy(("127.0.0.1", lab.rabbit.port))) for _ in range(2)],
+            [stack.enter_context(TcpProxy(("127.0.0.1", node.port))) for node in nodes for _ in range(2)],
             [stack.enter_context(TcpProxy(("127.0.0.1", lab.postgres.port))) for _ in range(2)],
             ssh,
         )
         producer = Producer(
-            lab.rabbit.url(),
+            [node.url() for node in nodes],
             make_sites(lab, doors, plan.sites, f"c{plan.seed}"),
             random.Random(f"{plan.seed} load"),
         )
-        fleet = stack.enter_context(Fleet(_roles(plan, lab, url, links)))
+        fleet = stack.enter_context(Fleet(_roles(plan, lab, nodes, url, links)))
         faults = Faults(
-            lab, DATABASE, fleet, links, plan.seed, plan.gap_seconds,
+            lab, nodes, DATABASE, fleet, links, plan.seed, plan.gap_seconds,
             lambda what: say(f"{time.monotonic() - began:6.1f} s  {what}"), plan.longest_stall_seconds,
         )  # fmt: skip
         watch = FenceWatch()
@@ -99,12 +105,12 @@ def run(plan: Plan, *, say: Callable[[str], None]) -> Result:
             say(
                 f"{quiet - began:6.1f} s  quiet: {producer.sent} messages, {sum(faults.done.values())} faults"
             )
-            rested = _wait_for_rest(lab, url, plan.rest_seconds, say)
+            rested = _wait_for_rest(nodes[0].url(), url, plan.rest_seconds, say)
         drained = time.monotonic() - quiet
         with psycopg.connect(url, autocommit=True) as conn:
             servers = {door.key: door.server for door in doors}
             world = invariants.observe(
-                conn, lab.rabbit.url(), lab.ca.production, servers,
+                conn, nodes[0].url(), lab.ca.production, servers,
                 commands=list(producer.published.values()), broken_bodies=producer.broken,
             )  # fmt: skip
             found = [*rested, *invariants.complaints(world), *watch.complaints, *fleet.complaints]
@@ -114,6 +120,12 @@ def run(plan: Plan, *, say: Callable[[str], None]) -> Result:
                 figures["kept"] = _keep(lab, plan, conn)
         stack.close()
         return Result([*found, *(c for c in fleet.complaints if c not in found)], figures)
+
+
+def _nodes(plan: Plan, lab: Lab, stack: contextlib.ExitStack) -> list[RabbitNode]:
+    if not plan.cluster:
+        return [lab.rabbit]
+    return stack.enter_context(RabbitCluster(lab.directory / "cluster")).nodes
 
 
 def _doors(lab: Lab, stack: contextlib.ExitStack) -> tuple[list[Door], list[TcpProxy]]:
@@ -127,13 +139,17 @@ def _doors(lab: Lab, stack: contextlib.ExitStack) -> tuple[list[Door], list[TcpP
     return doors, ssh
 
 
-def _roles(plan: Plan, lab: Lab, database_url: str, links: Links) -> list[Role]:
+def _roles(plan: Plan, lab: Lab, nodes: Sequence[RabbitNode], database_url: str, links: Links) -> list[Role]:
+    """Half of each role's processes go by one proxy, half by the other; to a cluster each begins at another node."""
     roles = []
     for role, count in plan.fleet.items():
         for number in range(count):
             urls = {
                 "database_url": _through(links.database[number % 2], database_url),
-                "rabbitmq_url": _through(links.broker[number % 2], lab.rabbit.url()),
+                "rabbitmq_url": ",".join(
+                    _through(links.broker[2 * place + number % 2], nodes[place].url())
+                    for place in ((number + more) % len(nodes) for more in range(len(nodes)))
+                ),
             }
             environment = lab.environment(**urls) | {"CERTPILOT_LOG_FORMAT": "json"}
             roles.append(Role(f"{role}-{number}", environment, lab.directory / f"{role}-{number}.log"))
@@ -205,14 +221,14 @@ _UNREST = {
 }
 
 
-def _wait_for_rest(lab: Lab, url: str, seconds: float, say: Callable[[str], None]) -> list[str]:
+def _wait_for_rest(broker_url: str, url: str, seconds: float, say: Callable[[str], None]) -> list[str]:
     """Wait until nothing is left to do (I9); what is left after the deadline otherwise."""
     deadline = time.monotonic() + seconds
     told = 0.0
     while True:
         with psycopg.connect(url, autocommit=True) as conn:
             left = {name: int(conn.execute(query).fetchone()[0]) for name, query in _UNREST.items()}  # type: ignore[index]
-        left |= _ready(lab.rabbit.url())
+        left |= _ready(broker_url)
         left = {name: count for name, count in left.items() if count}
         if not left:
             return []

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from deploy.lab.lab import Lab
 from deploy.lab.machine import LabError
+from deploy.lab.rabbitmq import RabbitNode
 from deploy.lab.server import CustomerServer
 from deploy.lab.tcp_proxy import TcpProxy
 from tests.chaos.roles import Fleet, Role
@@ -43,6 +44,7 @@ class Faults:
     """
 
     lab: Lab
+    nodes: Sequence[RabbitNode]
     database: str
     fleet: Fleet
     links: Links
@@ -122,15 +124,20 @@ class Faults:
             (2, self._answers_only), (1, self._slow), (3, self._kill_certbot), (2, self._kill_run), (2, self._reboot),
         )  # fmt: skip
 
-    def _close_connections(self, _: random.Random) -> str:
-        self.lab.rabbit.close_all_connections()
+    def _close_connections(self, dice: random.Random) -> str:
+        dice.choice(self.nodes).close_all_connections()
         return "broker-closes-connections"
 
-    def _restart_broker(self, _: random.Random) -> str:
-        self.lab.rabbit.settle()
-        self.lab.rabbit.kill()
-        self.lab.rabbit.start()
-        return "broker-killed"
+    def _restart_broker(self, dice: random.Random) -> str:
+        """Kill a node at once and start it again; of a cluster one at a time, since two of three must live."""
+        node = dice.choice(self.nodes)
+        for one in self.nodes:
+            one.settle()
+        node.kill()
+        if len(self.nodes) > 1:
+            self._stop.wait(dice.uniform(0.5, 8))
+        node.start()
+        return f"broker-killed {node.name}"
 
     def _end_sessions(self, _: random.Random) -> str:
         self.lab.postgres.end_sessions(self.database)

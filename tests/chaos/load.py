@@ -91,7 +91,7 @@ class Producer:
         sent: messages confirmed, repetitions included.
     """
 
-    url: str
+    urls: Sequence[str]
     sites: Sequence[Site]
     dice: random.Random
     published: dict[str, Command] = field(default_factory=dict)
@@ -165,7 +165,8 @@ class Producer:
         while True:
             try:
                 if self._channel is None:
-                    self._channel = pika.BlockingConnection(pika.URLParameters(self.url)).channel()
+                    url = self.dice.choice(self.urls)
+                    self._channel = pika.BlockingConnection(pika.URLParameters(url)).channel()
                     self._channel.confirm_delivery()
                 properties = pika.BasicProperties(
                     content_type="application/cloudevents+json", delivery_mode=2
