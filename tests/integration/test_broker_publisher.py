@@ -20,7 +20,7 @@ REFUSED, UNKNOWN = PublishResult.REFUSED, PublishResult.UNKNOWN
 
 @pytest.fixture
 def publisher(broker_url: str) -> Iterator[Publisher]:
-    made = Publisher(broker_url, name="test", confirm_seconds=3)
+    made = Publisher(broker_url, name="test")
     yield made
     made.close()
 
@@ -159,31 +159,31 @@ def test_connections_closed_by_the_broker_cost_no_message(
 def test_a_memory_alarm_ends_in_unknown_and_risks_one_copy_a_try(rabbit: RabbitNode, broker_url: str) -> None:
     """A blocked broker answers nothing, and may take what it was sent when the alarm ends (FACTS-rabbitmq 2)."""
     publisher = Publisher(broker_url, name="test", confirm_seconds=1.5)
-    assert publisher.publish_batch([event(0)]) == [CONFIRMED]
+    wait_for(lambda: publisher.publish_batch([event(0)]) == [CONFIRMED], "the broker")
     batch = [event(number) for number in range(200)]
     with amqp.memory_alarm(rabbit), capture_logs() as logged:
         for _ in range(3):
             began = time.monotonic()
             assert publisher.publish_batch(batch) == [UNKNOWN] * 200
-            assert 1.5 <= time.monotonic() - began < 3
+            assert 1.5 <= time.monotonic() - began < 10
     assert [line["unconfirmed"] for line in logged if line["event"] == "publisher.lost"] == [200, 1, 1]
     wait_for(lambda: set(publisher.publish_batch(batch)) == {CONFIRMED}, "the alarm's end")
     publisher.close()
     assert {int(body) for body in amqp.bodies(broker_url, ACTIVITY_QUEUE)} == set(range(200))
 
 
-def test_a_frozen_broker_ends_in_unknown_at_the_deadline(
-    publisher: Publisher, rabbit: RabbitNode, broker_url: str
-) -> None:
-    assert publisher.publish_batch([event(0)]) == [CONFIRMED]
+def test_a_frozen_broker_ends_in_unknown_at_the_deadline(rabbit: RabbitNode, broker_url: str) -> None:
+    publisher = Publisher(broker_url, name="test", confirm_seconds=2)
+    wait_for(lambda: publisher.publish_batch([event(0)]) == [CONFIRMED], "the broker")
     rabbit.pause()
     try:
         began = time.monotonic()
         assert publisher.publish_batch([event(1), event(2)]) == [UNKNOWN, UNKNOWN]
-        assert 3 <= time.monotonic() - began < 5
+        assert 2 <= time.monotonic() - began < 10
     finally:
         rabbit.resume()
     wait_for(lambda: set(publisher.publish_batch([event(1), event(2)])) == {CONFIRMED}, "the broker goes on")
+    publisher.close()
     assert {int(body) for body in amqp.bodies(broker_url, ACTIVITY_QUEUE)} == {0, 1, 2}
 
 

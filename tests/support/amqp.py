@@ -90,7 +90,9 @@ def consumer_timeout(node: RabbitNode, milliseconds: int) -> Iterator[None]:
 def memory_alarm(node: RabbitNode) -> Iterator[None]:
     """Block publishers, as the broker does when its memory runs out."""
     alarm = "{resource_limit, memory, node()}"
-    node.eval(f"rabbit_alarm:set_alarm({{{alarm}, []}})")
+    # Setting it is only a notice to whom `get_alarms` asks: once that answers, every connection has been told.
+    alarms = node.eval(f"begin rabbit_alarm:set_alarm({{{alarm}, []}}), rabbit_alarm:get_alarms() end")
+    assert "memory" in alarms
     try:
         yield
     finally:
