@@ -119,6 +119,6 @@ def prune(conn: Connection, keep_days: int, limit: int) -> int:
     """
     return conn.execute(
         "delete from outbox where seq in (select seq from outbox"
-        " where published_at < clock_timestamp() - make_interval(days => %s) limit %s)",
+        " where published_at < statement_timestamp() - make_interval(days => %s) limit %s)",
         (keep_days, limit),
     ).rowcount
