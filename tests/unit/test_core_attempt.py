@@ -190,6 +190,10 @@ def test_l_a_certificate_seen_while_the_run_lived_is_not_yet_a_verdict() -> None
         (Code.DISK_FULL, None, CloseFailed(Code.DISK_FULL, OrderFate.UNKNOWN)),
         (Code.DISK_FULL, False, CloseFailed(Code.DISK_FULL, OrderFate.NOT_MADE)),
         (Code.INTERNAL, None, CloseFailed(Code.INTERNAL, OrderFate.UNKNOWN)),
+        # Killed between the CA's answer and its line in the log: silence proves nothing.
+        (Code.INTERRUPTED, False, CloseFailed(Code.INTERRUPTED, OrderFate.UNKNOWN)),
+        (Code.OUT_OF_MEMORY, False, CloseFailed(Code.OUT_OF_MEMORY, OrderFate.UNKNOWN)),
+        (Code.OUT_OF_MEMORY, True, CloseFailed(Code.OUT_OF_MEMORY, OrderFate.MADE)),
     ],
 )
 def test_an_exit_is_closed_by_what_its_output_says(

@@ -37,6 +37,10 @@ _NO_ORDER = frozenset({
 })  # fmt: skip
 
 
+_KILLED = frozenset({Code.INTERRUPTED, Code.OUT_OF_MEMORY})
+"""Ends that certbot did not choose."""
+
+
 @dataclass(frozen=True, slots=True)
 class Turn:
     """The job's row, as far as the decision needs it.
@@ -246,6 +250,9 @@ def close_after_reading(code: Code, *, order_made: bool | None = None) -> CloseF
     """
     if code is Code.SERVER_BUSY:
         return CloseVoid()
+    if order_made is False and code in _KILLED:
+        # certbot logs the CA's answer after it came: killed in between, its log lacks an order that was made.
+        return CloseFailed(code, OrderFate.UNKNOWN)
     if order_made is not None:
         return CloseFailed(code, OrderFate.MADE if order_made else OrderFate.NOT_MADE)
     if CATALOGUE[code].spends_ca_limit:
