@@ -12,7 +12,6 @@ from db.pool import Pool, transaction
 from workers import announce, logs
 from workers.core import attempt as protocol
 from workers.core.attempt import Action, Turn
-from workers.core.ca_costs import OrderFate
 from workers.core.certificate import CertificateUnreadableError, certificate_from_pem
 from workers.core.goal import goal_reached
 from workers.core.model import Certificate, Look, Problem, RunState, Step
@@ -153,9 +152,14 @@ class Turns:
                 return self._decide(flight, agent.void(flight.job_id, action.attempt))
             case protocol.Count():
                 return self._count_and_start(flight, certificate, only_install=action.only_install)
-            case protocol.CloseSucceeded() | protocol.SucceedWithoutOrder():
+            case protocol.CloseSucceeded():
                 assert certificate is not None
-                return self._succeed(flight, certificate, look)
+                return self._succeed(
+                    flight, certificate, ClosedAttempt("issued", exit_code=look.exit_code, fate=action.fate)
+                )
+            case protocol.SucceedWithoutOrder():
+                assert certificate is not None
+                return self._succeed(flight, certificate, None)
             case protocol.Verify():
                 raise AssertionError("verified already")
             case _:
@@ -196,10 +200,7 @@ class Turns:
             ca_file=self._config.tls_ca_file, just_run=flight.job.attempt_open,
         )  # fmt: skip
 
-    def _succeed(self, flight: Flight, certificate: Certificate, look: Look) -> bool:
-        closed = None
-        if flight.job.attempt_open:
-            closed = ClosedAttempt("issued", exit_code=look.exit_code, fate=OrderFate.ISSUED)
+    def _succeed(self, flight: Flight, certificate: Certificate, closed: ClosedAttempt | None) -> bool:
         because = (
             "issued and served" if closed else "a certificate for these names was there already and is served"
         )
