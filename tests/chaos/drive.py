@@ -29,6 +29,8 @@ from tests.support.invariants import QUEUES, FenceWatch, World
 from workers.edges.broker import ensure_topology
 
 DATABASE = "chaos"
+_ROOT = Path(__file__).parents[2]
+"""Roles run the code beside this driver, also where that is a copy of what is installed."""
 _SKIP_AT_MOST = timedelta(minutes=20)
 """Jobs that a person has to mend end after 24 h of certpilot's clock: the whole run skips less than that."""
 
@@ -151,7 +153,7 @@ def _roles(plan: Plan, lab: Lab, nodes: Sequence[RabbitNode], database_url: str,
                     for place in ((number + more) % len(nodes) for more in range(len(nodes)))
                 ),
             }
-            environment = lab.environment(**urls) | {"CERTPILOT_LOG_FORMAT": "json"}
+            environment = lab.environment(**urls) | {"CERTPILOT_LOG_FORMAT": "json", "PYTHONPATH": str(_ROOT)}
             roles.append(Role(f"{role}-{number}", environment, lab.directory / f"{role}-{number}.log"))
     return roles
 

@@ -23,6 +23,7 @@ from deploy.lab.server import CustomerServer
 
 QUEUES = ("ssl.commands", "ssl.jobs", "ssl.activity")
 ENDED = ("succeeded", "failed", "dead", "cancelled", "superseded")
+_KILLED = (137, 143)
 _LETTER_ID = "certpilot-letter-id"
 
 
@@ -241,7 +242,8 @@ def _every_order_is_counted(world: World) -> Iterator[str]:
             one = sets[tuple(sorted(row["names"]))]
             one.orders += 1
             one.certified += str(row["result"]).startswith("issued")
-            one.interrupted += row["error_code"] == "INTERRUPTED"
+            # A certbot that was killed alone leaves its exit code, and is read as killed for want of memory.
+            one.interrupted += row["error_code"] == "INTERRUPTED" or row["exit_code"] in _KILLED
             one.open += row["closed_at"] is None
     ordered = Counter(seen.names for seen in world.orders)
     issued = Counter(seen.names for seen in world.certificates)
