@@ -192,6 +192,19 @@ def line_up(
     )  # fmt: skip
 
 
+def turn_of_server(
+    conn: Connection, job_id: JobId, server_key: str, limit_names: Sequence[str]
+) -> datetime | None:
+    """The earliest turn that another job of this server was promised in a line of these limits; UTC."""
+    row = conn.execute(
+        "select min(l.turn_at) from limit_wait l join job j on j.id = l.job_id"
+        " where j.server_key = %s and j.state in ('queued', 'running', 'waiting') and l.job_id <> %s"
+        " and l.limit_name = any(%s) and l.turn_at > certpilot_now() - %s",
+        (server_key, job_id, list(limit_names), PLACE_KEPT),
+    ).fetchone()
+    return None if row is None else row[0]
+
+
 def last_issued_at(conn: Connection, directory_url: str, set_hash: str) -> datetime | None:
     """When a certificate for exactly this set was last issued, as far as we know; UTC."""
     row = conn.execute(

@@ -325,6 +325,27 @@ def test_registration_that_the_ca_took_before_it_refused_the_order_is_not_given_
     assert (desk.taken(REGISTRATIONS), desk.taken(ORDERS)) == (1, 0)
 
 
+def test_sites_of_a_server_without_account_wait_for_one_registration_and_not_for_one_each(desk: Desk) -> None:
+    for number in (1, 2):
+        desk.payer = Payer(None, "198.51.100.1")
+        desk.issue(f"n{number}.example.com", server=Server(f"203.0.113.{number}"))
+    waits = []
+    for number in range(5):
+        flight = desk.job(f"n{number}.example{number}.org", server=Server("203.0.113.9"))
+        assert not desk.count(flight)
+        run_at = desk.state(flight).run_at
+        assert run_at is not None
+        waits.append((run_at - pools.now(desk.conn)).total_seconds())
+    one = 10_000 / 2
+    # three orders at once with the new account, then one an hour
+    assert waits == pytest.approx([one, one + 60, one + 60, one + 3600, one + 7200], abs=100)
+    other = desk.job("other.example.net", server=Server("203.0.113.8"))
+    assert not desk.count(other)
+    run_at = desk.state(other).run_at
+    assert run_at is not None
+    assert (run_at - pools.now(desk.conn)).total_seconds() == pytest.approx(2 * one, abs=120)
+
+
 # --- the CA refuses all the same ------------------------------------------------------------------------------------
 
 

@@ -37,6 +37,8 @@ _OF_ACCOUNT = (
 )
 _WITHOUT_A_TIME = timedelta(hours=1)
 """How long a refusal is believed that names no time; the job itself asks again then (`core.retry`)."""
+_REGISTERING = timedelta(minutes=1)
+"""How long after its turn a job has mostly registered its server's account."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +129,16 @@ class Ledger:
             spends: what it needs.
         """
         now = pool.now(conn)
-        return self._line_up(conn, job, spends, not_before=now, place=None, now=now)
+        registers = [one for one in spends if one.paid_by is PaidBy.REGISTRATION]
+        names = [one.limit.name.value for one in registers]
+        first_at = limits.turn_of_server(conn, job.claim.job_id, job.server_key, names) if registers else None
+        if first_at is None:
+            return self._line_up(conn, job, spends, not_before=now, place=None, now=now)
+        # Another job of the server registers the account that this one will use: a registration each would keep
+        # hundreds of sites of one new server waiting for days.
+        others = [one for one in spends if one.paid_by is not PaidBy.REGISTRATION]
+        after = max(first_at, now) + _REGISTERING
+        return self._line_up(conn, job, others, not_before=after, place=None, now=now)
 
     def wait_after_refusal(
         self, conn: Connection, job: HeldJob, closed: ClosedAttempt, problem: Problem
