@@ -13,6 +13,9 @@ from contracts.topology import JOBS_QUEUE
 from workers.core.model import JobId
 from workers.runner.runner import Runner
 
+_STOP_SECONDS = 5.0
+"""For looks that are being made when the ordinary `dramatiq` command stops: it has waited for the actors already."""
+
 
 def register(broker: RabbitmqBroker, runner: Runner) -> None:
     """Register both actors on this broker; the path is the same, the job's row says what was asked for."""
@@ -43,4 +46,4 @@ class RunnerLifetime(dramatiq.Middleware):
     def after_worker_shutdown(self, broker: Any, worker: Any) -> None:
         """Hand back what is held."""
         del broker, worker
-        self._runner.stop()
+        self._runner.stop(_STOP_SECONDS)

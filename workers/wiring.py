@@ -79,8 +79,8 @@ def run_runner(config: Settings, stop: threading.Event) -> None:
         log.info("runner.stopping", jobs=len(job_runner.flights))
         # First nothing new is claimed, then what is held is handed back.
         job_runner.refuse_new()
-        worker.stop(timeout=config.stop_seconds * 1000)
-        job_runner.stop()
+        worker.stop(timeout=config.stop_seconds * 1000 // 2)
+        job_runner.stop(config.stop_seconds / 5)
         broker.close()
 
 

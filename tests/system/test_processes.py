@@ -1,6 +1,7 @@
 """Runners as processes: killed, stopped, stalled; and the ordinary ways to start one."""
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -87,6 +88,31 @@ def test_runner_hands_its_jobs_back_at_sigterm_and_certbot_goes_on(
     assert held == []
     assert certpilot.conn.execute("select state, attempt_open from job").fetchall() == [("running", True)]
     assert lab.server.cell.processes("certbot")
+    with runner(certpilot, tmp_path, "other"):
+        certpilot.wait_until_active(site)
+        check_one_order(lab, certpilot, site)
+
+
+def test_runner_stops_in_time_although_a_server_has_gone_silent(
+    lab: Lab, served_by_processes: Installation, tmp_path: Path
+) -> None:
+    """A look takes up to 45 s to give up; service managers kill after 30 s (Kubernetes) or 90 s (systemd)."""
+    certpilot = served_by_processes
+    with runner(certpilot, tmp_path, "stopped") as stopped:
+        site = begin(lab, certpilot)
+        lab.server.block(lab.server.port)
+        try:
+            time.sleep(2)  # a look is made at least every second: the next one is under way, and hangs
+            began = time.monotonic()
+            stopped.terminate()
+            assert stopped.wait(30) == 0, (tmp_path / "stopped.log").read_text()
+            assert time.monotonic() - began < 25
+        finally:
+            lab.server.unblock()
+    held = certpilot.conn.execute(
+        "select key from lease where expires_at > clock_timestamp() and key not like 'role:%%'"
+    ).fetchall()
+    assert held == []
     with runner(certpilot, tmp_path, "other"):
         certpilot.wait_until_active(site)
         check_one_order(lab, certpilot, site)

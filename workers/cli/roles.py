@@ -1,9 +1,11 @@
 """`certpilot run`: one role, or all of them in one process."""
 
 import argparse
+import os
 import signal
 import sys
 import threading
+import time
 
 from db.migrate import MigrationError
 from workers import logs, metrics, settings, wiring
@@ -49,13 +51,33 @@ def _run_roles(names: list[str], config: Settings, stop: threading.Event) -> int
         except Exception:
             log.exception("role.failed", role=name)
             failed.set()
-            stop.set()
         else:
             log.info("role.stopped", role=name)
+        finally:
+            stop.set()
 
     threads = [threading.Thread(target=run_one, args=(name,), name=name) for name in names]
     for thread in threads:
         thread.start()
+    stop.wait()
+    deadline = time.monotonic() + config.stop_seconds
     for thread in threads:
-        thread.join()
-    return FAILED if failed.is_set() else DONE
+        thread.join(max(0.0, deadline - time.monotonic()))
+    code = FAILED if failed.is_set() else DONE
+    _leave(code, late=[thread.name for thread in threads if thread.is_alive()])
+    return code
+
+
+def _leave(code: int, late: list[str]) -> None:
+    """End the process here where a thread still hangs at a silent server or database, which it may do for a minute.
+
+    Nothing is lost with it: what was not committed is not acknowledged, and leases run out.
+    """
+    if late:
+        log.warning("role.stop_overdue", roles=late)
+    if late or any(
+        not thread.daemon for thread in threading.enumerate() if thread is not threading.current_thread()
+    ):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)

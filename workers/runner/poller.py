@@ -5,7 +5,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from workers import logs
 from workers.runner.flights import Flight
@@ -34,6 +34,7 @@ class Poller:
         self._ties = itertools.count()
         self._changed = threading.Condition()
         self._stopping = False
+        self._at_work: set[Future[None]] = set()
         self._thread = threading.Thread(target=self._run, name="poller", daemon=True)
 
     def start(self) -> None:
@@ -46,13 +47,17 @@ class Poller:
             heapq.heappush(self._due, (time.monotonic() + delay_seconds, next(self._ties), flight, work))
             self._changed.notify()
 
-    def stop(self) -> None:
-        """Start nothing more and wait for what is being done."""
+    def stop(self, wait_seconds: float) -> None:
+        """Start nothing more and wait for what is being done, but not longer than that.
+
+        A look at a server that has gone silent takes its whole timeout, which is more than a service manager grants.
+        """
         with self._changed:
             self._stopping = True
             self._changed.notify()
         self._thread.join()
-        self._executor.shutdown(wait=True)
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        wait(self._at_work.copy(), timeout=wait_seconds)
 
     def _run(self) -> None:
         while True:
@@ -62,7 +67,9 @@ class Poller:
                 if self._stopping:
                     return
                 _, _, flight, work = heapq.heappop(self._due)
-            self._executor.submit(_logged, work, flight)
+            future = self._executor.submit(_logged, work, flight)
+            self._at_work.add(future)
+            future.add_done_callback(self._at_work.discard)
 
     def _seconds_until_due(self) -> float | None:
         """0 when something is due, the seconds until then, or None when nothing is planned."""

@@ -61,12 +61,19 @@ class Runner:
         """Claim nothing more; what is refused stays queued and the scheduler offers it again."""
         self._refusing.set()
 
-    def stop(self) -> None:
-        """Hand every job back, so that another runner goes on at once; the certbot runs go on without us."""
+    def stop(self, wait_seconds: float) -> None:
+        """Hand every job back, so that another runner goes on at once; the certbot runs go on without us.
+
+        Args:
+            wait_seconds: how long to wait for looks that are being made. What hangs longer is handed back under its
+                thread's feet, whose next write the guard refuses, and whose next command the server.
+        """
         self._refusing.set()
-        self._poller.stop()
+        self._poller.stop(wait_seconds)
         for flight in self.flights.all():
-            self._hand_back(flight)
+            if not self._hand_back(flight):
+                # The database is away: each further try would wait as long, and the leases run out by themselves.
+                break
         self._heartbeat.stop()
 
     def begin(self, job_id: JobId, epoch: int) -> None:
@@ -139,10 +146,14 @@ class Runner:
         except (ClaimLostError, DatabaseError) as error:
             log.warning("job.lost", job=flight.job_id, reason=str(error).strip())
 
-    def _hand_back(self, flight: Flight) -> None:
+    def _hand_back(self, flight: Flight) -> bool:
+        """Give the leases back; False when the database did not answer."""
+        answered = True
         try:
             with transaction(self._pool) as conn:
                 outcome.hand_back(conn, claims.hold(conn, flight.job.claim))
         except (ClaimLostError, DatabaseError) as error:
+            answered = isinstance(error, ClaimLostError)
             log.warning("job.not_handed_back", job=flight.job_id, reason=str(error).strip())
         self.flights.remove(flight)
+        return answered
