@@ -117,7 +117,9 @@ class Fleet:
             return
         if not role.restart_at:
             role.restart_at = now + RESTART_SECONDS
-            if code not in (0, -signal.SIGKILL):
+            # -SIGTERM: it was told to stop before Python had come as far as to listen.
+            early = code == -signal.SIGTERM and role.terminated_at is not None
+            if code not in (0, -signal.SIGKILL) and not early:
                 self.complaints.append(f"{role.name} ended by itself with {code}: {role.log}")
         elif now >= role.restart_at:
             role.restart_at = 0.0
