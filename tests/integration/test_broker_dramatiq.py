@@ -172,7 +172,7 @@ def test_a_worker_goes_on_after_lost_connections_and_a_killed_broker(
 
 
 def test_on_stop_the_running_job_ends_and_the_rest_is_free_for_others_at_once(url: str, start: Start) -> None:
-    worker = start(url, {"s1": {"seconds": 4}, "s2": {}}, threads=3)
+    worker = start(url, {"s1": {"holds": True}, "s2": {}}, threads=3)
     amqp.put(url, JOBS_QUEUE, message("s1"))
     wait_for(lambda: worker.times("start", "s1"), "the running job")
     worker.ask_to_stop()
@@ -181,6 +181,7 @@ def test_on_stop_the_running_job_ends_and_the_rest_is_free_for_others_at_once(ur
     amqp.put(url, JOBS_QUEUE, message("s2"))
     assert len(other.take(1, wait_seconds=2)) == 1
     assert ended(worker) == []
+    worker.release()
     worker.wait_stopped(10)
     assert ended(worker) == ["s1"]
     other.close()
@@ -210,12 +211,14 @@ def test_the_ordinary_dramatiq_command_runs_our_broker_with_one_message_a_thread
     )
     names = [f"s{number}" for number in range(6)]
     amqp.put(url, JOBS_QUEUE, *map(message, names))
-    worker = start(url, {name: {"seconds": 2.5} for name in names}, command=command)
+    worker = start(url, {name: {"holds": True} for name in names}, command=command)
     wait_for(lambda: sum(event.startswith("start") for event in worker.events()) == 3, "three running jobs")
     assert amqp.count(url, JOBS_QUEUE) == 3
     listed = rabbit.ctl("list_consumers", "-p", amqp.vhost(url), "prefetch_count", "--no-table-headers")
     assert listed.split() == ["3"]
     worker.ask_to_stop()
+    wait_for(lambda: worker.times("stopping", "worker"), "the stop")
+    worker.release()
     worker.wait_stopped(20)
     assert sorted(ended(worker)) == names[:3]
     assert amqp.count(url, JOBS_QUEUE) == 3

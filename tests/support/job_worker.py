@@ -80,6 +80,7 @@ def make_broker(mode: str, url: str, threads: int) -> RabbitmqBroker:
 
 def add_actor(broker: RabbitmqBroker, log: Path, plan: dict[str, dict[str, Any]]) -> None:
     """An actor that does what the plan says and writes down when."""
+    broker.add_middleware(NotesStop(log))
     names = {job_id(name): name for name in plan}
 
     def issue_ssl(job_id: str, epoch: int) -> None:
@@ -95,6 +96,8 @@ def add_actor(broker: RabbitmqBroker, log: Path, plan: dict[str, dict[str, Any]]
         if does.get("kill"):
             os.kill(os.getpid(), signal.SIGKILL)
         threading.Event().wait(does.get("seconds", 0))
+        while does.get("holds") and not Path(f"{log}.go").exists():
+            threading.Event().wait(0.02)
         if does.get("fail"):
             raise RuntimeError(f"{name} fails")
         note(log, "end", name)
@@ -114,7 +117,6 @@ def main() -> None:
     options = json.loads(os.environ["JOB_WORKER"])
     broker = make_broker(options["mode"], options["url"], options["threads"])
     add_actor(broker, Path(options["log"]), options["plan"])
-    broker.add_middleware(NotesStop(Path(options["log"])))
     worker = dramatiq.Worker(broker, worker_threads=options["threads"], worker_timeout=200)
     worker.start()
     stop = threading.Event()
@@ -172,6 +174,10 @@ class JobWorker:
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait(timeout=10)
             self.process = None
+
+    def release(self) -> None:
+        """Let the jobs go on that hold."""
+        Path(f"{self.log}.go").touch()
 
     def ask_to_stop(self) -> None:
         assert self.process is not None
