@@ -390,3 +390,22 @@ def test_served_where_nobody_listens_is_empty(agent: Agent) -> None:
 
 def test_standin_is_executable() -> None:
     assert os.access(STANDIN, os.X_OK)
+
+
+def test_inspect_tells_which_parts_of_certbots_files_are_there(agent: Agent) -> None:
+    le = agent.letsencrypt
+    for folder in ("renewal", "live/whole.test", "archive/whole.test", "archive/left.test", "live/plain.test"):
+        (le / folder).mkdir(parents=True)
+    (le / "renewal/whole.test.conf").write_text("version = 2.1.0")
+    (le / "archive/whole.test/cert1.pem").write_text("x")
+    (le / "live/whole.test/cert.pem").symlink_to(le / "archive/whole.test/cert1.pem")
+    (le / "archive/left.test/cert1.pem").write_text("x")
+    (le / "renewal/left.test.conf").touch()
+    (le / "live/plain.test/cert.pem").write_text("x")
+    answer = agent.run("inspect", "whole.test", "left.test", "plain.test", "none.test")
+    assert (answer.section("lineages") or "").splitlines() == [
+        "whole.test yes yes yes",
+        "left.test broken no yes",
+        "plain.test no broken no",
+        "none.test no no no",
+    ]

@@ -1,6 +1,7 @@
 """What the script makes of its arguments: certbot's command line, and nothing at all of hostile ones."""
 
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -388,3 +389,15 @@ def test_collect_of_an_attempt_that_never_was(agent: Agent) -> None:
     answer = agent.run("collect", 1, "j", 1)
     assert (answer.result, answer["run"]) == ("OK", "ABSENT")
     assert answer.section("out") is None
+
+
+def test_killed_certbot_was_out_of_memory_only_where_the_kernel_has_killed_since(agent: Agent) -> None:
+    agent.start(1, seconds=60)
+    os.kill(agent.wait_pid(), signal.SIGKILL)
+    ended = agent.wait_over(1)
+    assert (ended["run"], ended["exit"], ended["oom"]) == ("ENDED", "137", None)
+    (agent.jobs / "j.1" / "oom").write_text("-1")
+    assert agent.run("look", 1, "j", 1)["oom"] == "yes"
+    (agent.jobs / "j.1" / "oom").unlink()
+    answer = agent.run("look", 1, "j", 1)
+    assert (answer["oom"], answer.stderr) == (None, "")

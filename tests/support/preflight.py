@@ -18,13 +18,14 @@ from workers.core.observed import (
     ProbeError,
 )
 from workers.core.preflight import CheckResult, Observations, Verdict, judge
-from workers.core.server_facts import ServerFacts
+from workers.core.server_facts import Lineage, Part, ServerFacts
 
 OWN, OWN6, ELSEWHERE, CLOUDFLARE = "192.0.2.7", "2001:db8::7", "192.0.2.99", "104.16.1.1"
 NOW = datetime(2026, 11, 24, 10, tzinfo=UTC)
 NODATA = DnsAnswer(DnsStatus.NODATA)
 CONFIG = """http { server { listen 80; server_name shop.example www.shop.example; root /srv/shop; }
 server { listen 80; server_name app.example; location / { proxy_pass http://127.0.0.1:3000; } } }"""
+NO_LINEAGE = Lineage(Part.NO, Part.NO, Part.NO)
 FACTS = ServerFacts(
     complete=True,
     user_id=0,
@@ -40,6 +41,7 @@ FACTS = ServerFacts(
     disk_free_kb=MappingProxyType({"etc": 900_000, "var": 800_000}),
     inode_free=MappingProxyType({"etc": 1000}),
     memory_available_kb=900_000,
+    lineages=MappingProxyType({name: NO_LINEAGE for name in ("shop.example", "app.example")}),
     port80_listeners=("nginx",),
     addresses=(OWN, OWN6, "127.0.0.1", "fe80::1%eth0"),
 )

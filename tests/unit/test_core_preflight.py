@@ -31,7 +31,7 @@ from workers.core.observed import (
     ProbeError,
 )
 from workers.core.preflight import CHECKS, Verdict, judge
-from workers.core.server_facts import ServerFacts
+from workers.core.server_facts import Lineage, Part, ServerFacts
 
 
 def test_where_all_is_well_every_check_passes_and_webroot_is_used() -> None:
@@ -113,6 +113,20 @@ SERVER_FAILURES: dict[str, tuple[dict[str, Any], Code, str]] = {
         Code.DISK_FULL,
         "The server's disk is full: /var/lib has 3 inodes free. Free at least 100 MiB there.",
     ),
+    "a half-deleted lineage": (
+        {"lineages": {"shop.example": Lineage(Part.NO, Part.NO, Part.YES)}},
+        Code.LINEAGE_BROKEN,
+        "certbot's files for shop.example do not fit together: /etc/letsencrypt/renewal/shop.example.conf is missing, "
+        "/etc/letsencrypt/live/shop.example is missing, /etc/letsencrypt/archive/shop.example is there. Restore them, or "
+        "take the rest away (certbot delete).",
+    ),
+    "a lineage copied without its links": (
+        {"lineages": {"shop.example": Lineage(Part.YES, Part.BROKEN, Part.YES)}},
+        Code.LINEAGE_BROKEN,
+        "certbot's files for shop.example do not fit together: /etc/letsencrypt/renewal/shop.example.conf is there, "
+        "/etc/letsencrypt/live/shop.example is not as certbot makes it, /etc/letsencrypt/archive/shop.example is there. "
+        "Restore them, or take the rest away (certbot delete).",
+    ),
     "a slow clock": (
         {"epoch_ms": FACTS.epoch_ms and FACTS.epoch_ms - 120_000},
         Code.CLOCK_SKEW,
@@ -122,6 +136,22 @@ SERVER_FAILURES: dict[str, tuple[dict[str, Any], Code, str]] = {
         {"epoch_ms": FACTS.epoch_ms and FACTS.epoch_ms + 90_000},
         Code.CLOCK_SKEW,
         "The server's clock is 90 s ahead. Turn on time synchronisation (timedatectl set-ntp true).",
+    ),
+    "a site's file that certbot cannot read": (
+        {
+            "nginx_config": "# configuration file /etc/nginx/nginx.conf:\nhttp { include sites/*; }\n"
+            "# configuration file /etc/nginx/sites/shop:\n# caf\ufffd\nserver { listen 80; server_name shop.example; }\n",
+        },
+        Code.NGINX_CONFIG_UNREADABLE,
+        "certbot cannot read /etc/nginx/sites/shop: it holds characters that are no UTF-8, perhaps in a comment. Save it as UTF-8.",
+    ),
+    "a main file that certbot cannot read": (
+        {
+            "nginx_config": "# configuration file /etc/nginx/nginx.conf:\n# caf\ufffd\nhttp { include sites/*; }\n"
+            "# configuration file /etc/nginx/sites/shop:\nserver { listen 80; server_name shop.example; }\n",
+        },
+        Code.NGINX_CONFIG_UNREADABLE,
+        "certbot cannot read /etc/nginx/nginx.conf: it holds characters that are no UTF-8, perhaps in a comment. Save it as UTF-8.",
     ),
     "another program on port 80 and nginx stopped": (
         {"port80_listeners": ("apache2",), "nginx_running": False},
@@ -177,6 +207,7 @@ def test_a_server_block_in_what_could_not_be_read_is_unsure(changes: dict[str, A
         ({"certbot_plugins": ("unknown",)}, "It could not be told whether certbot has its nginx plugin."),
         ({"certbot_busy": True}, "Another certbot is at work on the server; it is waited for."),
         ({"memory_available_kb": 20_000}, "Only 19 MiB of memory are available; certbot needs about 50."),
+        ({"lineages": {}}, "The server did not say what certbot has for the name."),
         ({"port80_listeners": None}, "The server did not say which program listens on port 80."),
     ],
 )  # fmt: skip
@@ -244,3 +275,17 @@ def test_every_combination_is_judged_and_only_failures_block(
     assert set(found.webroots) <= {"/srv/shop"}
     if found.webroots:
         assert {p.name for p in probes if p.matches} == {"shop.example", "www.shop.example"}
+
+
+def test_another_sites_file_that_certbot_cannot_read_is_no_matter() -> None:
+    config = (
+        "# configuration file /etc/nginx/nginx.conf:\nhttp { include sites/*; }\n"
+        "# configuration file /etc/nginx/sites/other:\n# caf\ufffd\nserver { listen 80; server_name other.example; }\n"
+        "# configuration file /etc/nginx/sites/shop:\nserver { listen 80; server_name shop.example; }\n"
+    )
+    assert judge(good(nginx_config=config)).blocking is None
+
+
+def test_whole_lineage_is_renewed() -> None:
+    whole = Lineage(Part.YES, Part.YES, Part.YES)
+    assert judge(good(lineages={"shop.example": whole})).blocking is None

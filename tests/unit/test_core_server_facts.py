@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.core.server_facts import Account, ServerFacts, parse_server_facts
+from workers.core.server_facts import Account, Lineage, Part, ServerFacts, parse_server_facts
 
 ANSWER = """agent=1
 os=Debian GNU/Linux 12 (bookworm)
@@ -49,6 +49,11 @@ begin certificates
 |AAAA
 |-----END CERTIFICATE-----
 end certificates
+begin lineages
+|a.example yes yes yes
+|b.example no broken no
+|c.example what else
+end lineages
 begin timers
 |Id=certbot.timer
 end timers
@@ -68,6 +73,10 @@ def test_every_fact_of_the_answer_is_read() -> None:
     assert dict(facts.disk_free_kb) == {"etc": 82874864, "var": 100}
     assert dict(facts.inode_free) == {"etc": 0}
     assert facts.memory_available_kb == 23853076
+    assert dict(facts.lineages) == {
+        "a.example": Lineage(Part.YES, Part.YES, Part.YES),
+        "b.example": Lineage(Part.NO, Part.BROKEN, Part.NO),
+    }
     assert facts.port80_listeners == ("apache2", "nginx")
     assert facts.port443_listeners == ()
     assert facts.addresses == ("192.0.2.2", "fd00::2")

@@ -117,6 +117,7 @@ class Look:
         certbot_busy: somebody holds certbot's own lock.
         certificate_pem: `live/NAME/cert.pem`, read last; None where there is none.
         stage: REQUESTING or INSTALLING while the run is ALIVE, by what certbot has printed so far; else None.
+        out_of_memory: since an ENDED run began, the kernel has killed something for want of memory.
     """
 
     run: RunState
@@ -127,6 +128,7 @@ class Look:
     certbot_busy: bool = False
     certificate_pem: bytes | None = None
     stage: Step | None = None
+    out_of_memory: bool = False
 
 
 class Authenticator(StrEnum):

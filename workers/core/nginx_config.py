@@ -65,6 +65,16 @@ class ServerBlock:
     proxies: bool
     where: str
 
+    @property
+    def file(self) -> str:
+        """The file in which it starts."""
+        return self.where.rpartition(":")[0]
+
+    def shows_certificate_of(self, cert_name: str) -> bool:
+        """Whether its certificate is that of one of certbot's lineages."""
+        path = f"/live/{cert_name}/"
+        return any(d.name == "ssl_certificate" and path in (*d.args, "")[0] for d in self.directives)
+
 
 @dataclass(frozen=True, slots=True)
 class NginxConfig:
@@ -75,12 +85,16 @@ class NginxConfig:
         http: the directives of `http` itself, which server blocks inherit.
         problems: what could not be read.
         listening: per port, its addresses.
+        main: the main file; empty where that is not known.
+        not_utf8: files that hold bytes which are no UTF-8: nginx does not mind, certbot passes them over.
     """
 
     servers: tuple[ServerBlock, ...]
     http: tuple[Directive, ...]
     problems: tuple[str, ...]
     listening: Mapping[int, Mapping[str, "Listening"]]
+    main: str = ""
+    not_utf8: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +131,9 @@ def parse_nginx_config(text: str) -> NginxConfig:
     ]
     outside = tuple(d for d in http if d.name not in {"server", "http"})
     servers = tuple(_server(d, outside) for d in http if d.name == "server" and d.block is not None)
-    return NginxConfig(servers, outside, tree.problems, _listening(servers))
+    return NginxConfig(
+        servers, outside, tree.problems, _listening(servers), main=tree.main, not_utf8=tree.not_utf8
+    )
 
 
 def _server(directive: Directive, http: tuple[Directive, ...]) -> ServerBlock:

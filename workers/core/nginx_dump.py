@@ -30,10 +30,14 @@ class Tree:
     Attributes:
         directives: the main file's directives, includes replaced.
         problems: what could not be read, each as one sentence with its place.
+        not_utf8: the files that hold bytes which are no UTF-8, the main file first.
+        main: the main file.
     """
 
     directives: tuple[Directive, ...]
     problems: tuple[str, ...]
+    not_utf8: tuple[str, ...] = ()
+    main: str = ""
 
 
 def _split(text: str) -> dict[str, str]:
@@ -128,4 +132,6 @@ def parse_dump(text: str) -> Tree:
     directives = tuple(includes.expand(files[main]))
     if includes.left <= 0:
         complain(problems, f"more than {MAX_DIRECTIVES} directives with the includes: the rest is not read")
-    return Tree(directives, tuple(problems))
+    # The dump was decoded with such bytes replaced.
+    not_utf8 = tuple(path for path, body in sources.items() if "\ufffd" in body)
+    return Tree(directives, tuple(problems), not_utf8, main)

@@ -4,9 +4,10 @@ import re
 from collections.abc import Sequence
 
 from contracts.codes import Code
-from workers.core.nginx_config import has_name
+from workers.core.nginx_config import has_name, match_server
 from workers.core.preflight_model import CheckResult, Observations, Verdict
 from workers.core.reach import judge_addresses
+from workers.core.server_facts import Part
 
 MIN_FREE_KB = 100 * 1024
 MIN_FREE_INODES = 50
@@ -23,6 +24,7 @@ CONFIG_LIMIT_BYTES = 4 * 1024 * 1024
 
 _VERSION = re.compile(r"(\d{1,9})\.(\d{1,9})[\w.]*")
 _PLACES = {"etc": "/etc/letsencrypt", "var": "/var/lib", "log": "/var/log"}
+_HTTP, _HTTPS = 80, 443
 _TIMED_OUT = 124
 """Exit code of timeout(1) around `nginx -T`."""
 
@@ -168,6 +170,29 @@ def check_disk(o: Observations) -> CheckResult:
     return passed("disk", f"{min(o.facts.disk_free_kb.values()) // 1024} MiB free.")
 
 
+def check_lineage(o: Observations) -> CheckResult:
+    """Certbot's files for the certificate are whole, or none is there.
+
+    With a part of them certbot orders, and then cannot save what it got, or saves it as `NAME-0001` where no server
+    block looks (certbot #2814).
+    """
+    name = o.names[0]
+    lineage = o.facts.lineages.get(name)
+    if lineage is None:
+        return unsure("certbot's files", "The server did not say what certbot has for the name.")
+    parts = {
+        f"/etc/letsencrypt/renewal/{name}.conf": lineage.renewal,
+        f"/etc/letsencrypt/live/{name}": lineage.live,
+        f"/etc/letsencrypt/archive/{name}": lineage.archive,
+    }
+    if len(set(parts.values())) == 1 and lineage.live is not Part.BROKEN:
+        return passed("certbot's files", "certbot's files for the certificate fit together.")
+    words = {Part.YES: "is there", Part.NO: "is missing", Part.BROKEN: "is not as certbot makes it"}
+    found = ", ".join(f"{path} {words[part]}" for path, part in parts.items())
+    message = f"certbot's files for {name} do not fit together: {found}. Restore them, or take the rest away (certbot delete)."
+    return failed("certbot's files", Code.LINEAGE_BROKEN, message)
+
+
 def check_memory(o: Observations) -> CheckResult:
     """There is memory for certbot; too little is only worth a word."""
     free = o.facts.memory_available_kb
@@ -210,6 +235,20 @@ def check_vhost(o: Observations) -> CheckResult:
         names = tuple(name for name, has in found.items() if not has)
         return unsure("server block", f"It could not be told which server block has {listed(names)}.", names)
     return passed("server block", "Every name has a server block.")
+
+
+def check_config_readable(o: Observations) -> CheckResult:
+    """Certbot reads the files that matter: it passes over what is no UTF-8, and then finds no server block."""
+    blocks = [
+        match_server(o.nginx, name, port, ssl=port == _HTTPS) for name in o.names for port in (_HTTP, _HTTPS)
+    ]
+    needed = {o.nginx.main, *(block.file for block in blocks if block is not None)}
+    unreadable = [file for file in o.nginx.not_utf8 if file in needed]
+    if unreadable:
+        where = listed(unreadable)
+        message = f"certbot cannot read {where}: it holds characters that are no UTF-8, perhaps in a comment. Save it as UTF-8."
+        return failed("readable configuration", Code.NGINX_CONFIG_UNREADABLE, message)
+    return passed("readable configuration", "certbot can read the files of the server blocks.")
 
 
 def check_port_80_owner(o: Observations) -> CheckResult:

@@ -6,7 +6,10 @@ The answer is lines `key=value` and sections: `begin NAME`, lines behind a `|`, 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from types import MappingProxyType
+
+_LINEAGE_WORDS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +25,29 @@ class Account:
     directory: str
     account_id: str
     uri: str = ""
+
+
+class Part(StrEnum):
+    """One part of certbot's files for a certificate."""
+
+    NO = "no"
+    YES = "yes"
+    BROKEN = "broken"  # there, but not what certbot makes
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """What there is of certbot's files for one certificate.
+
+    Attributes:
+        renewal: the file `renewal/NAME.conf`.
+        live: the folder `live/NAME` with its links.
+        archive: the folder `archive/NAME` with what they point to.
+    """
+
+    renewal: Part
+    live: Part
+    archive: Part
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +79,7 @@ class ServerFacts:
         systemd: whether systemd runs it.
         accounts: ACME accounts.
         certificates: by lineage, the PEM text of `live/NAME/cert.pem`.
+        lineages: what there is of certbot's files, for each name that was asked about.
         timers: what systemd and cron say of certbot's timers.
         errors: what the script's programs wrote to their standard error.
     """
@@ -81,6 +108,7 @@ class ServerFacts:
     systemd: bool | None = None
     accounts: tuple[Account, ...] = ()
     certificates: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    lineages: Mapping[str, Lineage] = field(default_factory=lambda: MappingProxyType({}))
     timers: str = ""
     errors: str = ""
 
@@ -121,6 +149,7 @@ def parse_server_facts(text: str) -> ServerFacts:
         systemd=_yes_or_no(values.get("systemd")),
         accounts=_accounts(sections.get("accounts", "")),
         certificates=_certificates(sections.get("certificates", "")),
+        lineages=_lineages(sections.get("lineages", "")),
         timers=sections.get("timers", ""),
         errors=sections.get("errors", ""),
     )
@@ -190,4 +219,17 @@ def _certificates(section: str) -> Mapping[str, str]:
             found[name] = ""
         elif name:
             found[name] += line + "\n"
+    return MappingProxyType(found)
+
+
+def _lineages(section: str) -> Mapping[str, Lineage]:
+    """Lines `NAME RENEWAL LIVE ARCHIVE`."""
+    found: dict[str, Lineage] = {}
+    for line in section.split("\n"):
+        name, *words = line.split()[:_LINEAGE_WORDS] or [""]
+        try:
+            renewal, live, archive = map(Part, words)
+        except ValueError:
+            continue
+        found[name] = Lineage(renewal, live, archive)
     return MappingProxyType(found)

@@ -116,6 +116,7 @@ def look_of(answer: Answer) -> Look:
             certbot_busy=answer.get("certbot") == "busy",
             certificate_pem=None if pem is None else f"{pem}\n".encode(),
             stage=None if stage is None else Step(stage),
+            out_of_memory=answer.get("oom") == "yes",
         )
     except ValueError as error:
         raise MalformedAnswerError(str(error)) from error

@@ -57,6 +57,7 @@ is_email() {
 # --- liveness and status ---------------------------------------------------------------------------------------------
 alive() { [ -e "$d/lock" ] && ! flock -n "$d/lock" true; } # this attempt's run
 any_run() { ! flock -n "$H/run.lock" true; }               # any run of ours
+oom_kills() { sed -n 's/^oom_kill //p' /proc/vmstat; }     # by the kernel, for want of memory
 # certbot's own lock is fcntl, which flock(1) does not see. Only the inode is compared: an overlay shows another device.
 certbot_busy() { inode=$(stat -c %i "$LE/.certbot.lock" 2>/dev/null) && grep -q "POSIX.*:$inode " /proc/locks; }
 
@@ -68,6 +69,7 @@ status() { # the lock first, then the files: a run that ends in between is seen 
   elif [ -e "$d/void" ]; then say run=VOID
   elif [ -s "$d/exit" ]; then
     say run=ENDED "exit=$(cat "$d/exit")"
+    [ "$(oom_kills)" -gt "$(cat "$d/oom" 2>/dev/null)" ] 2>/dev/null && say oom=yes # else a person sent the KILL
   else
     say run=DEAD
     [ -e "$d/begun" ] || say begun=no # certbot was never started, so nothing was ordered
@@ -151,7 +153,7 @@ launch() {
   mkdir -p "$LOGS" || die 'no log directory'
   mkdir "$d" || die 'no directory for the attempt'  # the decision
   command exec 7>>"$d/lock" && flock -n 7 || die 'no lock for the attempt'
-  say "$name" >"$d/name" && say "$fence" >"$d/fence" && cat /proc/sys/kernel/random/boot_id >"$d/boot" &&
+  say "$name" >"$d/name" && say "$fence" >"$d/fence" && oom_kills >"$d/oom" && cat /proc/sys/kernel/random/boot_id >"$d/boot" &&
     { stat -c '%i %s' "$LOGS/$name/letsencrypt.log" 2>/dev/null || say '0 0'; } >"$d/log-offset" &&
     sync "$d/name" "$d/boot" "$d/log-offset" "$d" "$H/jobs" && cd "$d" || die 'the attempt could not be written to disk'
   # The run outlives us, the connection and a hang-up. It holds 7 and 8, already locked, so there is no gap in which it
@@ -315,6 +317,15 @@ timers() { set +f
   grep -s '^[^#].*certbot' /etc/crontab /etc/cron.d/* /etc/cron.daily/* /var/spool/cron/crontabs/root; set -f
 }
 
+lineage() { # NAME RENEWAL LIVE ARCHIVE: which parts of it are there; certbot keeps all of them or none
+  renewal=no live=no archive=no
+  [ ! -e "$LE/renewal/$1.conf" ] || renewal=broken; [ ! -s "$LE/renewal/$1.conf" ] || renewal=yes
+  [ -z "$(ls -A "$LE/live/$1" 2>/dev/null)" ] || live=broken
+  [ ! -L "$LE/live/$1/cert.pem" ] || [ ! -r "$LE/live/$1/cert.pem" ] || live=yes
+  [ -z "$(ls -A "$LE/archive/$1" 2>/dev/null)" ] || archive=yes
+  say "$1 $renewal $live $archive"
+}
+
 inspect() {
   for name; do is_host "$name" || usage name; done
   tmp=$(mktemp -d "$H/inspect.XXXXXX") && exec 2>"$tmp/errors" || die 'no room for temporary files'
@@ -337,6 +348,7 @@ inspect() {
     say "${n%/regr.json} $(sed -n 's/.*"uri": *"\([^"]*\)".*/\1/p' "$f")"
   done | section accounts
   for name; do [ ! -r "$LE/live/$name/cert.pem" ] || { fact name "$name"; cat "$LE/live/$name/cert.pem"; }; done | section certificates
+  for name; do lineage "$name"; done | section lineages
   timers | section timers
   section errors <"$tmp/errors"
   finish OK

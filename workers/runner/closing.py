@@ -1,23 +1,39 @@
 """The ends of a turn that are no success: what the run left behind is read, its attempt closed with the reason."""
 
+from collections.abc import Sequence
 from typing import assert_never
 
 from contracts.codes import Code
 from db import claims, outcomes
 from db.outcomes import ClosedAttempt
 from db.pool import Pool, transaction
+from workers import logs
 from workers.core import attempt as protocol
 from workers.core.ca_costs import OrderFate
+from workers.core.certificate import certificate_from_pem
 from workers.core.model import Look, Problem, RunOutput
+from workers.core.nginx_config import parse_nginx_config
 from workers.core.reading import Finding, read_run
 from workers.core.refusal import failed_names, unpause_link
+from workers.core.server_facts import parse_server_facts
+from workers.core.unserved import why_unserved
+from workers.edges.errors import EdgeError
 from workers.runner.ending import Endings
 from workers.runner.flights import Flight
-from workers.runner.wire import Served
+from workers.runner.wire import Served, address_of, loaded_names
 
 Unsuccessful = (
     protocol.CloseUnserved | protocol.CloseFailed | protocol.CloseVoid | protocol.WaitBusy | protocol.Supersede | protocol.Cancel
 )  # fmt: skip
+
+log = logs.get(__name__)
+
+_KILLED = 137
+"""128 + SIGKILL: the shell's word for a program that was killed."""
+
+_KILLED_WORDS = "certbot was killed while it ran."
+_NAMES_ASKED_ABOUT = 3
+"""When visitors are shown something else, mostly all names are: asking for each on the server would take long."""
 
 _BUSY = "Another certbot is at work on this server."
 _INSTALL_CODES = frozenset(
@@ -44,7 +60,7 @@ class Closing:
         """
         match action:
             case protocol.CloseUnserved():
-                self._close_unserved(flight, look, served)
+                self._close_unserved(flight, action, look, served)
             case protocol.CloseFailed(code=None):
                 return self._close_read(flight, look)
             case protocol.CloseFailed():
@@ -60,17 +76,20 @@ class Closing:
                 assert_never(action)
         return False
 
-    def _close_unserved(self, flight: Flight, look: Look, served: Served | None) -> None:
+    def _close_unserved(
+        self, flight: Flight, action: protocol.CloseUnserved, look: Look, served: Served | None
+    ) -> None:
         """The certificate is there and not shown: the next attempt only installs."""
         finding = read_run(self._collect(flight)).main
         code, message = finding.code, finding.message
+        names = served.wrong if served else ()
         if code not in _INSTALL_CODES:
-            code, message = Code.NOT_SERVED, served.found if served else "The certificate is not served."
+            found = served.found if served else "The certificate is not served."
+            code, message = self._why_unserved(flight, look, names) or (Code.NOT_SERVED, found)
         evidence = _evidence(finding)
         closed = ClosedAttempt(
-            "issued, not served", code, look.exit_code, "\n".join(evidence), fate=OrderFate.ISSUED
+            "issued, not served", code, look.exit_code, "\n".join(evidence), fate=action.fate
         )
-        names = served.wrong if served else ()
         assert code is not None
         self._endings.problem(flight, Problem(code, message, names, evidence=evidence), closed)
 
@@ -85,11 +104,10 @@ class Closing:
             self._pass_dry_run(flight)
             return True
         code, message = finding.code, finding.message
+        if code is Code.OUT_OF_MEMORY and look.exit_code == _KILLED and not look.out_of_memory:
+            code, message = Code.INTERRUPTED, _KILLED_WORDS
         if code is None:
-            code, message = (
-                Code.INTERNAL,
-                "certbot reports success, but there is no certificate for these names.",
-            )
+            code, message = _without_certificate(output, flight.job.domain)
         if code is Code.ACCOUNT_PAUSED:
             message = _with_link(message, output)
         closing = protocol.close_after_reading(code, order_made=_order_made(output))
@@ -113,11 +131,30 @@ class Closing:
     def _close_interrupted(self, flight: Flight, action: protocol.CloseFailed, look: Look) -> None:
         assert action.code is not None
         assert action.fate is not None
-        what = (
-            "The server rebooted while certbot ran." if look.rebooted else "certbot was killed while it ran."
-        )
+        what = "The server rebooted while certbot ran." if look.rebooted else _KILLED_WORDS
         closed = ClosedAttempt("dead", action.code, evidence=what, fate=action.fate)
         self._endings.problem(flight, Problem(action.code, what), closed)
+
+    def _why_unserved(self, flight: Flight, look: Look, names: Sequence[str]) -> tuple[Code, str] | None:
+        agent, server = flight.agent, flight.job.server
+        assert agent is not None
+        assert look.certificate_pem is not None
+        certificate = certificate_from_pem(look.certificate_pem)
+        some = names[:_NAMES_ASKED_ABOUT]
+        try:
+            facts = parse_server_facts(agent.inspect())
+            loaded = loaded_names(agent, some, certificate)
+        except EdgeError as error:
+            log.warning("unserved.not_explained", job=flight.job_id, reason=error.message)
+            return None
+        return why_unserved(
+            some,
+            flight.job.domain,
+            address=address_of(server.host),
+            nginx=parse_nginx_config(facts.nginx_config),
+            nginx_running=facts.nginx_running,
+            loaded=loaded,
+        )
 
     def _collect(self, flight: Flight) -> RunOutput:
         assert flight.agent is not None
@@ -132,6 +169,18 @@ def _with_link(message: str, output: RunOutput) -> str:
 
 def _evidence(finding: Finding) -> tuple[str, ...]:
     return tuple(line.text for line in finding.evidence)
+
+
+def _without_certificate(output: RunOutput, cert_name: str) -> tuple[Code, str]:
+    """Certbot says that it went well, and the lineage has no certificate."""
+    saved = f"/live/{cert_name}-0"
+    if saved in output.stdout:
+        message = (
+            f"certbot saved the certificate under another name ({cert_name}-0001 or so): its files for {cert_name} are"
+            " damaged."
+        )
+        return Code.LINEAGE_BROKEN, message
+    return Code.INTERNAL, "certbot reports success, but there is no certificate for these names."
 
 
 def _order_made(output: RunOutput) -> bool | None:

@@ -3,7 +3,7 @@
 import ipaddress
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,7 +61,7 @@ def check_served(
 def _look_once(
     agent: ServerAgent, server: Server, names: Sequence[str], certificate: Certificate, ca_file: Path | None
 ) -> Served:
-    address = _address_of(server.host)
+    address = address_of(server.host)
     if address is None:
         shakes: Sequence[Handshake] = [
             Handshake(server.host, HTTPS_PORT, name, error=HandshakeError.NO_ROUTE) for name in names
@@ -80,17 +80,27 @@ def _look_once(
     return Served(not wrong, tuple(wrong), found)
 
 
-def _seen_by_the_server(agent: ServerAgent, name: str) -> Certificate | None:
-    """The certificate that the server's own addresses show; None unless all that answer show the same."""
-    try:
-        chains = [pem for pem in agent.served(name).values() if pem]
-        shown = {certificate_from_pem(pem).serial: certificate_from_pem(pem) for pem in chains}
-    except (EdgeError, CertificateUnreadableError):
-        return None
-    return next(iter(shown.values())) if len(shown) == 1 else None
+def loaded_names(agent: ServerAgent, names: Sequence[str], certificate: Certificate) -> set[str]:
+    """Those for which the server shows the certificate at any address of its own, loopback included.
+
+    Raises:
+        EdgeError: it could not be asked.
+    """
+    return {name for name in names if _shows(agent.served(name), certificate)}
 
 
-def _address_of(host: str) -> str | None:
+def _shows(chains: Mapping[str, bytes], certificate: Certificate) -> bool:
+    for pem in chains.values():
+        try:
+            if pem and certificate_from_pem(pem).serial == certificate.serial:
+                return True
+        except CertificateUnreadableError:
+            continue
+    return False
+
+
+def address_of(host: str) -> str | None:
+    """The address at which a server is asked for what visitors are shown; None where its name does not resolve."""
     try:
         return str(ipaddress.ip_address(host))
     except ValueError:
@@ -99,6 +109,16 @@ def _address_of(host: str) -> str | None:
         return str(socket.getaddrinfo(host, HTTPS_PORT, type=socket.SOCK_STREAM)[0][4][0])
     except OSError:
         return None
+
+
+def _seen_by_the_server(agent: ServerAgent, name: str) -> Certificate | None:
+    """The certificate that the server's own addresses show; None unless all that answer show the same."""
+    try:
+        chains = [pem for pem in agent.served(name).values() if pem]
+        shown = {certificate_from_pem(pem).serial: certificate_from_pem(pem) for pem in chains}
+    except (EdgeError, CertificateUnreadableError):
+        return None
+    return next(iter(shown.values())) if len(shown) == 1 else None
 
 
 def _sentence(shake: Handshake, shown: Certificate | None, server: Server) -> str:
