@@ -21,6 +21,7 @@ class Front(Protocol):
 
     server_context: ssl.SSLContext
     latency_seconds: float
+    latency_of: dict[str, float]
 
     def now(self) -> float:
         """Give the CA's time in seconds since 1970."""
@@ -113,8 +114,8 @@ class _Handler(BaseHTTPRequestHandler):
                 sorted(str(item.get("value", "")).lower() for item in document.get("identifiers", []))
             ),
         )
-        if proxy.latency_seconds:
-            time.sleep(proxy.latency_seconds)
+        if pause := proxy.latency_of.get(seen.client, proxy.latency_seconds):
+            time.sleep(pause)
         seen, reply = proxy.admit(seen, document, path)
         if reply is not None:
             headers = {**reply.headers, "Replay-Nonce": self._nonce()}

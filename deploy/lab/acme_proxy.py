@@ -47,6 +47,7 @@ class AcmeProxy:
         offset_seconds: how far the CA's clock for limits is ahead of the machine's.
         caa_identities: by which names CAA records call this CA (RFC 8555 section 7.1.1); Pebble tells none.
         latency_seconds: waited before each answer.
+        latency_of: the same for single clients, by address.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class AcmeProxy:
         self.offset_seconds = 0.0
         self.caa_identities: tuple[str, ...] = ("ca.lab.test",)
         self.latency_seconds = 0.0
+        self.latency_of: dict[str, float] = {}
         self._lock = threading.Lock()
         self._seen: list[Seen] = []
         self._scripts: list[_Script] = []
