@@ -1,0 +1,1 @@
+"""Figures beside the same work done by hand: `make bench`."""
