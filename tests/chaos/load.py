@@ -1,5 +1,6 @@
 """What producers publish: sites on a few servers, and commands of every kind for them, repeated and contradicting."""
 
+import contextlib
 import json
 import random
 import threading
@@ -99,10 +100,17 @@ class Producer:
     sent: int = 0
     kinds: dict[str, int] = field(default_factory=dict)
     _bodies: list[dict[str, Any]] = field(default_factory=list)
+    _connection: Any = None
     _channel: Any = None
 
     def run(self, count: int, seconds: float, give_up: threading.Event) -> None:
         """Publish `count` messages: at once an issue for each site, the rest spread over the time."""
+        try:
+            self._run(count, seconds, give_up)
+        finally:
+            self._disconnect()
+
+    def _run(self, count: int, seconds: float, give_up: threading.Event) -> None:
         order = list(self.sites)
         for site in order[:count]:
             self._send(site, "issue")
@@ -166,15 +174,22 @@ class Producer:
             try:
                 if self._channel is None:
                     url = self.dice.choice(self.urls)
-                    self._channel = pika.BlockingConnection(pika.URLParameters(url)).channel()
+                    self._connection = pika.BlockingConnection(pika.URLParameters(url))
+                    self._channel = self._connection.channel()
                     self._channel.confirm_delivery()
                 properties = pika.BasicProperties(
                     content_type="application/cloudevents+json", delivery_mode=2
                 )
                 self._channel.basic_publish("ssl.commands", "ssl.any", body, properties, mandatory=True)
             except (pika.exceptions.AMQPError, OSError):
-                self._channel = None
+                self._disconnect()
                 time.sleep(0.2)
             else:
                 self.sent += 1
                 return
+
+    def _disconnect(self) -> None:
+        with contextlib.suppress(pika.exceptions.AMQPError, OSError):
+            if self._connection is not None:
+                self._connection.close()
+        self._connection = self._channel = None
