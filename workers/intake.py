@@ -25,7 +25,7 @@ from workers.letters import Cause
 
 log = logs.get(__name__)
 
-PREFETCH = 100
+PREFETCH = 50
 _CRASHES_BEFORE_SETTING_ASIDE = 3
 
 
@@ -79,6 +79,7 @@ def take(conn: Connection, delivery: Delivery) -> None:
     if delivery.redelivered:
         deliveries.forgive(conn, COMMANDS_QUEUE, _digest(delivery))
     try:
+        _check_readable(delivery)
         command = read_command(delivery.body, delivery.content_type, delivery.content_encoding)
     except SetAside as problem:
         _set_aside(conn, delivery, problem)
@@ -209,6 +210,11 @@ def _reject_duplicate(
     announce.rejected(
         conn, About(site_id, command_id, source), Problem(Code.DUPLICATE_ID, message), domain=domain
     )
+
+
+def _check_readable(delivery: Delivery) -> None:
+    if not delivery.readable:
+        raise SetAside(Code.MALFORMED, "The message's AMQP properties cannot be read.")
 
 
 def _digest(delivery: Delivery) -> str:

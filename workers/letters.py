@@ -16,8 +16,12 @@ from workers.core.model import JobId
 from workers.edges.delivery_stream import Delivery
 
 _REASON_BYTES = MAX_LETTER_HEADERS_BYTES // 2
-_ROUTING_KEY_BYTES = 255
 """The reason is the only header that can be long; the others stay far below the other half."""
+
+_ROUTING_KEY_BYTES = 255
+_LONGEST_TIME = 40
+_MOST_COUNTED = 2**31
+"""A producer may set our headers, too: beyond these they are not believed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,16 +89,20 @@ def _set_aside(conn: Connection, queue: str, letter_id: str, delivery: Delivery,
             headers={
                 **_cause_headers(cause),
                 topology.LETTER_ID_HEADER: letter_id,
-                topology.LETTER_FIRST_AT_HEADER: first_at
-                if isinstance(first_at, str)
-                else format_time(cause.at),
-                topology.LETTER_COUNT_HEADER: earlier + 1 if isinstance(earlier, int) else 1,
+                topology.LETTER_FIRST_AT_HEADER: first_at if _is_time(first_at) else format_time(cause.at),
+                topology.LETTER_COUNT_HEADER: earlier + 1
+                if isinstance(earlier, int) and 0 < earlier < _MOST_COUNTED
+                else 1,
                 topology.LETTER_QUEUE_HEADER: queue,
                 topology.LETTER_ROUTING_KEY_HEADER: delivery.routing_key[:_ROUTING_KEY_BYTES],
             },
             body=delivery.body,
         ),
     )
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, str) and len(value) <= _LONGEST_TIME
 
 
 def _cause_headers(cause: Cause) -> dict[str, object]:

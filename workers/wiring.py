@@ -14,6 +14,7 @@ from contracts.topology import ACTIVITY_QUEUE, COMMANDS_QUEUE
 from db import migrate
 from db.pool import OperationalError, connect, open_pool
 from workers import activity, actors, intake, logs, metrics, settings
+from workers.edges.broker import BrokerUnavailableError, ensure_topology
 from workers.edges.consumer import consume
 from workers.edges.dramatiq_setup import build_broker, start_worker
 from workers.edges.publisher import Publisher
@@ -24,8 +25,9 @@ from workers.settings import Settings
 
 log = logs.get(__name__)
 
-_INTAKE_BATCH = 50
+_INTAKE_BATCH = 25
 _SCHEMA_POLL_SECONDS = 1.0
+_BROKER_POLL_SECONDS = 1.0
 
 Role = Callable[[Settings, threading.Event], None]
 """Works until the event is set."""
@@ -69,6 +71,7 @@ def run_scheduler(config: Settings, stop: threading.Event) -> None:
 
 def run_runner(config: Settings, stop: threading.Event) -> None:
     """Role runner: dramatiq's worker threads begin jobs, the poller sees them through."""
+    _ensure_topology(config, stop)
     broker = build_broker(config.rabbitmq_url, threads=config.runner_threads)
     with open_pool(config.database_url, "certpilot-runner", max_size=config.runner_threads + 4) as pool:
         job_runner = Runner(pool, config)
@@ -77,11 +80,28 @@ def run_runner(config: Settings, stop: threading.Event) -> None:
         worker = start_worker(broker, threads=config.runner_threads)
         stop.wait()
         log.info("runner.stopping", jobs=len(job_runner.flights))
-        # First nothing new is claimed, then what is held is handed back.
+        # First nothing more is taken from the queue, then nothing new is claimed, then what is held is handed back.
+        broker.stop_consuming()
         job_runner.refuse_new()
         worker.stop(timeout=config.stop_seconds * 1000 // 2)
         job_runner.stop(config.stop_seconds / 5)
         broker.close()
+
+
+def _ensure_topology(config: Settings, stop: threading.Event) -> None:
+    """Declare the queues before Dramatiq does, which would log a clash every three seconds for ever.
+
+    Raises:
+        TopologyError: a queue of that name was declared otherwise; the message says what to do.
+    """
+    while not stop.is_set():
+        try:
+            ensure_topology(config.rabbitmq_url, name="certpilot-runner")
+        except BrokerUnavailableError as error:
+            log.warning("start.waits", reason=str(error))
+            stop.wait(_BROKER_POLL_SECONDS)
+        else:
+            return
 
 
 ROLES: Mapping[str, Role] = MappingProxyType(
