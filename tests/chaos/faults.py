@@ -55,6 +55,8 @@ class Faults:
     done: Counter[str] = field(default_factory=Counter)
     trouble: list[str] = field(default_factory=list)
     _stop: threading.Event = field(default_factory=threading.Event)
+    _nodes_killed: int = 0
+    _node_order: list[RabbitNode] = field(default_factory=list)
 
     def run(self, seconds: float, give_up: threading.Event) -> None:
         """Do both lanes for so long; all is healed and every process runs when this returns."""
@@ -119,7 +121,8 @@ class Faults:
 
     def _of_parts(self) -> Sequence[tuple[int, Callable[[random.Random], str]]]:
         return (
-            (2, self._close_connections), (1, self._restart_broker), (2, self._end_sessions), (1, self._restart_database),
+            # Of a cluster every node is to be killed in even a short run.
+            (2, self._close_connections), (1 if len(self.nodes) == 1 else 12, self._restart_broker), (2, self._end_sessions), (1, self._restart_database),
             (2, self._kill_database), (3, self._reset), (3, self._black_hole), (2, self._half_open), (4, self._lose_reply),
             (2, self._answers_only), (1, self._slow), (3, self._kill_certbot), (2, self._kill_run), (2, self._reboot),
         )  # fmt: skip
@@ -130,7 +133,11 @@ class Faults:
 
     def _restart_broker(self, dice: random.Random) -> str:
         """Kill a node at once and start it again; of a cluster one at a time, since two of three must live."""
-        node = dice.choice(self.nodes)
+        turn = self._nodes_killed % len(self.nodes)
+        if turn == 0:
+            self._node_order = dice.sample(list(self.nodes), len(self.nodes))
+        node = self._node_order[turn]
+        self._nodes_killed += 1
         for one in self.nodes:
             one.settle()
         node.kill()

@@ -1,12 +1,16 @@
 """What the roles declare on RabbitMQ, and how they reach it."""
 
+import socket
 import ssl
+import struct
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pika
 import pytest
+from pika.adapters.utils import io_services_utils
 
 from contracts.topology import JOBS_QUEUE
 from deploy.lab.keys import make_tls_identity
@@ -199,3 +203,30 @@ def test_a_broker_that_cannot_prove_its_name_is_not_talked_to(
         url = f"{url.replace('127.0.0.1', 'localhost')}?cacertfile={root}"
     with pytest.raises(BrokerUnavailableError, match="CERTIFICATE_VERIFY_FAILED"):
         ensure_topology(url, name="test")
+
+
+def test_connection_that_is_reset_as_soon_as_it_is_made_is_an_unavailable_broker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """pika raises ValueError where the reset comes before it has asked for the peer's name; a role died of that."""
+    begin = io_services_utils._AsyncStreamConnector.__init__
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def begin_after_the_reset(self: Any, *, sock: socket.socket, **rest: Any) -> None:
+            accepted, _ = listener.accept()
+            accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            accepted.close()
+            amqp.wait_for(lambda: not has_peer(sock), "the reset")
+            begin(self, sock=sock, **rest)
+
+        monkeypatch.setattr(io_services_utils._AsyncStreamConnector, "__init__", begin_after_the_reset)
+        with pytest.raises(BrokerUnavailableError):
+            ensure_topology(f"amqp://127.0.0.1:{listener.getsockname()[1]}/", name="test")
+
+
+def has_peer(sock: socket.socket) -> bool:
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    return True

@@ -103,10 +103,12 @@ def ensure_topology(url: str, *, name: str) -> None:
         BrokerUnavailableError: the broker cannot be reached.
         TopologyError: something stands in the way that a person has to remove.
     """
+    parameters = connection_parameters(url, name=name)
     try:
-        with pika.BlockingConnection(connection_parameters(url, name=name)) as connection:
+        with pika.BlockingConnection(parameters) as connection:
             declare_topology(connection.channel())
-    except (pika.exceptions.AMQPError, OSError) as error:
+    # ValueError: a connection that is reset before pika asks for its peer's name, which it takes for our mistake.
+    except (pika.exceptions.AMQPError, OSError, ValueError) as error:
         raise BrokerUnavailableError(f"RabbitMQ cannot be reached: {describe(error)}") from error
 
 
