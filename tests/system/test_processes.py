@@ -7,12 +7,14 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from subprocess import Popen
 
+import psycopg
 import pytest
 
 from deploy.lab.lab import Lab
 from tests.support.cli import Cli
 from tests.support.installation import (
     CERTPILOT,
+    ISSUE_SECONDS,
     DemoSite,
     Installation,
     new_site,
@@ -91,6 +93,31 @@ def test_runner_hands_its_jobs_back_at_sigterm_and_certbot_goes_on(
     with runner(certpilot, tmp_path, "other"):
         certpilot.wait_until_active(site)
         check_one_order(lab, certpilot, site)
+
+
+def test_job_whose_database_session_is_ended_goes_on_in_the_same_claim(
+    lab: Lab, served_by_processes: Installation, tmp_path: Path
+) -> None:
+    """RELOAD and LOOK (PROTOCOL 1): no waiting for leases to run out, and no claim counted as a crash."""
+    certpilot = served_by_processes
+    blocked = (
+        "from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+        " and application_name = 'certpilot-runner'"
+    )
+    with runner(certpilot, tmp_path, "only"):
+        site = begin(lab, certpilot)
+        with psycopg.connect(certpilot.database_url) as blocker:
+            blocker.execute("select from job for update")
+            until(
+                lambda: certpilot.conn.execute(f"select pid {blocked}").fetchall(),
+                seconds=ISSUE_SECONDS,
+                what="the runner to wait for the job's row",
+            )
+            certpilot.conn.execute(f"select pg_terminate_backend(pid) {blocked}")
+        certpilot.wait_until_active(site)
+        check_one_order(lab, certpilot, site)
+    assert "job.interrupted" in (tmp_path / "only.log").read_text()
+    assert [event.step for event in certpilot.feed(site)].count("connecting") == 1
 
 
 def test_runner_stops_in_time_although_a_server_has_gone_silent(

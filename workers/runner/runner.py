@@ -30,6 +30,8 @@ from workers.settings import Settings
 log = logs.get(__name__)
 
 _CRASHES_BEFORE_DEATH = 3
+_RELOAD_SECONDS = 1.0
+"""Between the loss of a database session and the next try: a restart takes about as long."""
 
 
 class _LeftError(Exception):
@@ -117,8 +119,14 @@ class Runner:
             keep = self._attempt(flight, work)
         except (ClaimLostError, StaleFenceError) as error:
             log.warning("job.lost", job=flight.job_id, reason=str(error))
+        except OperationalError as error:
+            # What was written is not known: RELOAD and LOOK (PROTOCOL 1). Letting go would make the job wait for its
+            # leases to run out, and count this claim among those whose process died.
+            keep = True
+            log.warning("job.interrupted", job=flight.job_id, reason=str(error).strip())
+            self._poller.schedule(flight, _RELOAD_SECONDS, self._reload_and_go_on)
         except DatabaseError as error:
-            # Nothing is known to be written; the leases run out and whoever takes over looks first.
+            # Nothing was written; the leases run out and whoever takes over looks first.
             log.warning("job.dropped", job=flight.job_id, reason=str(error).strip())
         except Exception:
             log.exception("job.internal_error", job=flight.job_id)
@@ -126,6 +134,10 @@ class Runner:
         finally:
             if not keep:
                 self.flights.remove(flight)
+
+    def _reload_and_go_on(self, flight: Flight) -> None:
+        """Until the database answers; when it stays away, the heartbeat marks the flight as lost and ends this."""
+        self._guarded(flight, self._turns.go_on)
 
     def _attempt(self, flight: Flight, work: TurnWork) -> bool:
         if flight.lost.is_set():

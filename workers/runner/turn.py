@@ -79,6 +79,11 @@ class Turns:
             return self.begin(flight)
         return self._look_and_decide(flight)
 
+    def go_on(self, flight: Flight) -> bool:
+        """RELOAD after trouble with the database, then look: the row says what was committed, the server what runs."""
+        flight.job = self._reload(flight)
+        return self.poll(flight)
+
     def unseen(self, flight: Flight, error: EdgeError) -> bool:
         """The server could not be looked at, or did not do what it was asked: wait, with an open attempt left open."""
         flight.job = self._reload(flight)
