@@ -187,7 +187,7 @@ class Installation:
         return found
 
     def wait_until_active(self, *sites: DemoSite, after: int = 0) -> None:
-        """Wait until each site's status and feed say `active`; at once wrong where a job ended otherwise."""
+        """Wait until the feed says of each site that it is active."""
         for site in sites:
             self.wait_for_event(site, "active", after=after)
 
