@@ -154,7 +154,11 @@ class Runner:
     def _end_as_bug(self, flight: Flight) -> None:
         problem = Problem(Code.INTERNAL, "Something went wrong that certpilot does not understand.")
         try:
-            self._endings.problem(flight, problem)
+            with transaction(self._pool) as conn:
+                flight.job = claims.hold(conn, flight.job.claim)
+            # No job ends with an open attempt (PROTOCOL 7): it waits, or every claim would meet the bug at once again.
+            end = self._endings.unseen if flight.job.attempt_open else self._endings.problem
+            end(flight, problem)
         except (ClaimLostError, DatabaseError) as error:
             log.warning("job.lost", job=flight.job_id, reason=str(error).strip())
 
