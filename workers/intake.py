@@ -42,6 +42,7 @@ class Intake:
         Raises:
             DatabaseError: nothing of that command was written; the broker delivers it again.
         """
+        self._forgive_excused()
         for delivery in deliveries_:
             if delivery.redelivered and self._crashed_too_often(delivery):
                 continue
@@ -53,16 +54,20 @@ class Intake:
                 raise
             metrics.COMMANDS.inc()
 
+    def _forgive_excused(self) -> None:
+        """What came back because the database was in trouble killed nobody, whichever process has it now."""
+        if self._excused:
+            with transaction(self._pool) as conn:
+                for digest in self._excused:
+                    deliveries.forgive(conn, COMMANDS_QUEUE, digest)
+            self._excused.clear()
+
     def _crashed_too_often(self, delivery: Delivery) -> bool:
         """Count a redelivered body before it is looked into: what killed its process three times is set aside.
 
-        Only redelivered ones, so that the ordinary path costs no round trip; and not those that came back because the
-        database was in trouble.
+        Only redelivered ones, so that the ordinary path costs no round trip.
         """
         digest = _digest(delivery)
-        if digest in self._excused:
-            self._excused.discard(digest)
-            return False
         with transaction(self._pool) as conn:
             starts = deliveries.count_start(conn, COMMANDS_QUEUE, digest)
             if starts < _CRASHES_BEFORE_SETTING_ASIDE:
