@@ -394,7 +394,13 @@ def test_standin_is_executable() -> None:
 
 def test_inspect_tells_which_parts_of_certbots_files_are_there(agent: Agent) -> None:
     le = agent.letsencrypt
-    for folder in ("renewal", "live/whole.test", "archive/whole.test", "archive/left.test", "live/plain.test"):
+    for folder in (
+        "renewal",
+        "live/whole.test",
+        "archive/whole.test",
+        "archive/left.test",
+        "live/plain.test",
+    ):
         (le / folder).mkdir(parents=True)
     (le / "renewal/whole.test.conf").write_text("version = 2.1.0")
     (le / "archive/whole.test/cert1.pem").write_text("x")
