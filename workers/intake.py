@@ -5,6 +5,7 @@ It does nothing slow, so `pending` is visible within milliseconds of publishing,
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from uuid import uuid4
 
 from contracts.codes import Code
@@ -14,13 +15,14 @@ from contracts.topology import COMMANDS_QUEUE, LETTER_ID_HEADER
 from db import deliveries, inbox, jobs, pool, sites
 from db.inbox import Taken
 from db.jobs import NewJob
-from db.pool import Connection, DatabaseError, Pool, transaction
+from db.pool import Connection, DatabaseError, OperationalError, Pool, transaction
 from workers import announce, letters, logs, metrics
 from workers.announce import About
 from workers.core.admission import Admitted, Joined, Rejected, Request, admit
 from workers.core.model import JobId, JobKind, Problem, Server, Site, SslStatus, Step
 from workers.dispatch import REOFFER_SECONDS, offer
 from workers.edges.delivery_stream import Delivery
+from workers.edges.short_retry import with_short_retry
 from workers.letters import Cause
 
 log = logs.get(__name__)
@@ -51,6 +53,9 @@ class Intake:
                     take(conn, delivery)
             except DatabaseError:
                 self._excused.add(_digest(delivery))
+                # At once where that works: the next to get it may be another process.
+                with suppress(DatabaseError):
+                    with_short_retry(self._forgive_excused, OperationalError)
                 raise
             metrics.COMMANDS.inc()
 

@@ -63,9 +63,8 @@ def test_command_that_comes_back_because_the_database_was_away_is_no_crash_whoev
     pool: Pool, conn: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     delivery = redelivered("site_1")
-    one, other = Intake(pool), Intake(pool)
-    for process in (one, other, one, other, one):
-        hand(process, delivery, monkeypatch, OperationalError("the database went away"))
-    hand(other, delivery, monkeypatch, None)
+    for _ in range(3):
+        hand(Intake(pool), delivery, monkeypatch, OperationalError("the database went away"))
+    hand(Intake(pool), delivery, monkeypatch, None)
     assert set_aside(conn) == []
     assert conn.execute("select count(*) from job").fetchone() == (1,)
