@@ -23,22 +23,10 @@ SILENCE = timedelta(hours=24)
 
 # Codes that strike before certbot asks the CA for an order, or that are the CA's refusal of it.
 _NO_ORDER = frozenset({
-    Code.SERVER_BUSY,
-    Code.TOO_MANY_REQUESTS,
-    Code.REJECTED_BY_CA,
-    Code.ACCOUNT_PAUSED,
-    Code.ACCOUNT_INVALID,
-    Code.ACCOUNT_CONTACT_INVALID,
-    Code.ACCOUNT_EAB_REQUIRED,
-    Code.CERTBOT_MISSING,
-    Code.CERTBOT_PLUGIN_MISSING,
-    Code.NGINX_MISSING,
-    Code.PERMISSION_DENIED,
+    Code.SERVER_BUSY, Code.TOO_MANY_REQUESTS, Code.REJECTED_BY_CA, Code.ACCOUNT_PAUSED,
+    Code.ACCOUNT_INVALID, Code.ACCOUNT_CONTACT_INVALID, Code.ACCOUNT_EAB_REQUIRED, Code.CERTBOT_MISSING,
+    Code.CERTBOT_PLUGIN_MISSING, Code.NGINX_MISSING, Code.PERMISSION_DENIED,
 })  # fmt: skip
-
-
-_KILLED = frozenset({Code.INTERRUPTED, Code.OUT_OF_MEMORY})
-"""Ends that certbot did not choose."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +238,7 @@ def close_after_reading(code: Code, *, order_made: bool | None = None) -> CloseF
     """
     if code is Code.SERVER_BUSY:
         return CloseVoid()
-    if order_made is False and code in _KILLED:
+    if order_made is False and code in (Code.INTERRUPTED, Code.OUT_OF_MEMORY):
         # certbot logs the CA's answer after it came: killed in between, its log lacks an order that was made.
         return CloseFailed(code, OrderFate.UNKNOWN)
     if order_made is not None:
