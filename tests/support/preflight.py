@@ -41,7 +41,7 @@ FACTS = ServerFacts(
     disk_free_kb=MappingProxyType({"etc": 900_000, "var": 800_000}),
     inode_free=MappingProxyType({"etc": 1000}),
     memory_available_kb=900_000,
-    lineages=MappingProxyType({name: NO_LINEAGE for name in ("shop.example", "app.example")}),
+    lineages=MappingProxyType(dict.fromkeys(("shop.example", "app.example"), NO_LINEAGE)),
     port80_listeners=("nginx",),
     addresses=(OWN, OWN6, "127.0.0.1", "fe80::1%eth0"),
 )

@@ -116,16 +116,20 @@ SERVER_FAILURES: dict[str, tuple[dict[str, Any], Code, str]] = {
     "a half-deleted lineage": (
         {"lineages": {"shop.example": Lineage(Part.NO, Part.NO, Part.YES)}},
         Code.LINEAGE_BROKEN,
-        "certbot's files for shop.example do not fit together: /etc/letsencrypt/renewal/shop.example.conf is missing, "
-        "/etc/letsencrypt/live/shop.example is missing, /etc/letsencrypt/archive/shop.example is there. Restore them, or "
-        "take the rest away (certbot delete).",
+        (
+            "certbot's files for shop.example do not fit together: /etc/letsencrypt/renewal/shop.example.conf is missing, "
+            "/etc/letsencrypt/live/shop.example is missing, /etc/letsencrypt/archive/shop.example is there. Restore them, or "
+            "take the rest away (certbot delete)."
+        ),
     ),
     "a lineage copied without its links": (
         {"lineages": {"shop.example": Lineage(Part.YES, Part.BROKEN, Part.YES)}},
         Code.LINEAGE_BROKEN,
-        "certbot's files for shop.example do not fit together: /etc/letsencrypt/renewal/shop.example.conf is there, "
-        "/etc/letsencrypt/live/shop.example is not as certbot makes it, /etc/letsencrypt/archive/shop.example is there. "
-        "Restore them, or take the rest away (certbot delete).",
+        (
+            "certbot's files for shop.example do not fit together: /etc/letsencrypt/renewal/shop.example.conf is there, "
+            "/etc/letsencrypt/live/shop.example is not as certbot makes it, /etc/letsencrypt/archive/shop.example is there. "
+            "Restore them, or take the rest away (certbot delete)."
+        ),
     ),
     "a slow clock": (
         {"epoch_ms": FACTS.epoch_ms and FACTS.epoch_ms - 120_000},
