@@ -21,7 +21,19 @@ from tests.unit.reading_cases import (
     only_phrases,
     watched,
 )
-from workers.core.reading import ca, config, errnos, nginx, python, read_text, served, shell, state, verdicts
+from workers.core.reading import (
+    ca,
+    config,
+    config_rows,
+    errnos,
+    nginx,
+    python,
+    read_text,
+    served,
+    shell,
+    state,
+    verdicts,
+)
 from workers.core.reading.gather import TABLES
 from workers.core.reading.values import Row, Stage, Weight
 
@@ -61,7 +73,7 @@ def test_case_ids_are_unique_and_every_case_says_why():
 def _rows() -> dict[Row, str]:
     """Every row of the reader, with the place where it stands."""
     found = {row: table.speaker for table in TABLES for row in table.rows}
-    for module in (ca, config, errnos, nginx, python, served, shell, state):
+    for module in (ca, config_rows, errnos, nginx, python, served, shell, state):
         for name, value in vars(module).items():
             group = value.values() if isinstance(value, MappingProxyType) else value
             group = group if isinstance(group, Iterable) and not isinstance(group, str) else (group,)
@@ -94,8 +106,7 @@ def test_every_pattern_is_needed_by_a_case():
 
 def _config_rows(case: Case) -> set[Row]:
     document, _ = inside(case)
-    _, text, whole = config.config_part(document)
-    return {hit.row for hit in config.config_hits(text, whole=whole)}
+    return {hit.row for hit in config.config_hits(config.config_part(document))}
 
 
 def test_two_patterns_never_claim_the_same_words_with_different_codes():

@@ -52,6 +52,8 @@ SUSPECT_CUTS = {
     "account-email-prompt-eof": "likewise",
     "account-tos-not-agreed": "likewise",
     "account-choose-one": "likewise",
+    "timer-missing-beside-crontab": "the first half shows no schedule that works",
+    "timer-table-apt-off-snap-on": "without the row above it, no timer is left that runs",
     "oom-kernel-log": "systemd's lines alone tell of a failed unit",
     "broken-versionconflict": "systemd's lines alone tell of a failed unit",
     "port-80-journal-quiet-service": "systemd's lines alone tell of a failed unit",

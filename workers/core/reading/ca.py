@@ -53,7 +53,8 @@ LIMITS = (
 
 OUTDATED = Row(
         ("account creation on acmev1 is disabled", "validations for new domains are disabled in the v1 api",
-         "please upgrade your acme client", "does not match current agreement url", "no longer allowed",
+         "please upgrade your acme client", "does not match current agreement url", "endpoint is no longer supported",
+         "upgrade your acme client to support", "using a pre-1.0.2 openssl", "no longer allowed",
          "tls-sni-01 is no longer supported"),
         Code.CERTBOT_OUTDATED, _S.ACCOUNT, "Let's Encrypt, end of ACMEv1 (2019 to 2021) and of TLS-SNI-01 (2018, 2019)",
 )  # fmt: skip
@@ -61,18 +62,17 @@ OUTDATED = Row(
 ACCOUNTS = (
     OUTDATED,
     Row(
-        ('contact email "{}" has invalid domain', "contact email has invalid domain", "contact email has forbidden domain",
-         "contact email contains", "contact email is invalid", "unparsable contact", "unparseable contact", "empty contact",
+        ("contact email", "invalid contact domain", "unparsable contact", "unparseable contact", "empty contact",
          "not a valid e-mail address", "more than one e-mail address", "only contact scheme 'mailto:' is supported",
          "error validating contact(s)", "email is a required contact", "too many contacts provided",
          "looking up mx for", "validation of contact mailto:", "unable to parse email address", "unable to validate contact",
-         "contact email address", "provided contact uri was invalid"),
+         "contact method", "validating email domain", "too long contact(s)", "provided contact uri was invalid"),
         Code.ACCOUNT_CONTACT_INVALID, _S.ACCOUNT, "boulder policy/pa.go ValidateEmail, wfe2/wfe.go contactsToEmails",
         not_that="no refusal of the site's name: the domain meant is that of the e-mail address",
     ),
     Row(
         ('"externalaccountbinding"', "externalaccountbinding", "external account binding", "(eab) key", "eab key",
-         "requires eab", "eab credentials"),
+         "requires eab", "field 'kid' references", "eab payload", "eab credentials"),
         Code.ACCOUNT_EAB_REQUIRED, _S.ACCOUNT,
         "RFC 8555 7.3.4; ZeroSSL and smallstep's sentence; Google Trust Services: Unknown external account binding (EAB) key",
     ),
@@ -83,7 +83,7 @@ ACCOUNTS = (
          "signing key did not match account key", "account is deactivated", "account has been deactivated",
          "account has been revoked", "an account that does not exist", "no account exists", "account is blocked",
          "invalid account url", "keyid header contained an invalid account", "malformed account id in keyid",
-         "request signing key", "unable to find acme account"),
+         "registration with id", "no registrations with public key", "no active account with id", "request signing key", "unable to find acme account"),
         Code.ACCOUNT_INVALID, _S.ACCOUNT, "boulder wfe2/verify.go, wfe2/wfe.go; pebble wfe/wfe.go",
         not_that="no refusal of the site's name, whatever the type says",
     ),
@@ -130,8 +130,11 @@ NAMES = (
          "label is too short", "two dots in a row", "label is too long", "longer than 63 bytes", "malformed punycode",
          "malformed idn", "r-ldh", "more than one wildcard", "malformed wildcard", "contains an invalid wildcard",
          "wildcard for an icann tld", "issuance for ip addresses", "value is an ip address", "an unsafe domain by",
-         "identifier type", "unsupported identifier", "does not permit {} identifiers", "invalid non-dns type identifier",
-         "cannot contain more than {n} dns names", "cn was longer than",
+         "name is not whitelisted", "(starting with xn--) not yet supported", "domain name is empty", "ip address is invalid",
+         "can not issue a certificate for an ip address", "is redundant with a wildcard domain", "included empty domain name",
+         "included empty identifier", "did not specify any identifiers", "order included dns ", "order included a dns identifier", "order included malformed ip", "length of all identifier values", "identifier type", "unsupported identifier", "does not permit {} identifiers", "invalid non-dns type identifier",
+         "cannot contain more than {n} dns names",
+         "cannot contain more than {n} identifiers", "cn was longer than",
          "will not issue certificates for the identifier", "invalid identifiers requested", "invalid domain name"),
         Code.REJECTED_BY_CA, _S.ORDER, f"{_PA}; pebble wfe/wfe.go; Sectigo's sentence at ZeroSSL",
     ),
@@ -144,7 +147,7 @@ SERVERS = (
          "problem getting authorization", "unable to get nonce", "error retrieving account", "failure while checking pause",
          "expired authorization", "no such authorization", "no such challenge", "no order for id", "no order found for",
          "authorization must be pending", "challenge is not pending", "is not acceptable for finalization",
-         "failed to retrieve order", "order is expired", "setting order processing", "challenge failed consistency check",
+         "failed to retrieve order", "authorizations for these", "order is expired", "order {} is expired", "unable to find authorization", "authorization with id", "setting order processing", "challenge failed consistency check",
          "error persisting", "is not ready to be finalized", "error getting validation results"),
         Code.CA_UNAVAILABLE, _S.ORDER, "boulder ra/ra.go, va/va.go, wfe2/wfe.go: serverInternal and races of its own state",
         says="The CA had a fault of its own.",
@@ -226,7 +229,7 @@ ANSWERS = Row(
      "redirect target too long", "cannot follow http 303", "disallowed redirect", "error getting validation data",
      "error reading http response body", "remote error: tls", "tls: ", "incorrect validation certificate",
      "no certs presented", "no txt record found", "incorrect txt record", "malformed http", "unexpected response",
-     "didn't match the challenge"),
+     "didn't match the challenge", ": eof", "unexpected eof", "support tlsv1.2 or better"),
     Code.CHALLENGE_FAILED, _S.CHALLENGE, "boulder va/http.go, va/va.go, va/dns.go; pebble va/va.go",
 )  # fmt: skip
 

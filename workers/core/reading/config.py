@@ -1,21 +1,28 @@
-"""An nginx configuration by itself: what in it breaks issuing, renewing or the site, though nginx may accept it.
-
-Sources: nginx's documentation of `listen`, `server_name`, `if`, `return`; certbot_nginx `configurator.py`, `parser.py`;
-certbot #5960 (ipv6only copied), #6146 (redirect in the https block), #9221 (pattern without `~`), FACTS-certbot 4.6.
-What stands in nginx's configuration is the server's admin's to mend, whoever owns the site.
-"""
+"""An nginx configuration by itself: what in it breaks issuing, renewing or the site, though nginx may accept it."""
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from contracts.codes import Code, Retry
 from workers.core.nginx_syntax import Directive, Reader
-from workers.core.reading.lines import Document
+from workers.core.reading.config_rows import (
+    BROKEN,
+    GEO,
+    HIDDEN,
+    HTTP2,
+    IPV6ONLY,
+    LOCKED,
+    LOOP,
+    LUA,
+    NO_CERTIFICATE,
+    NO_NAME,
+    SNAKEOIL,
+    TWO_DEFAULTS,
+)
+from workers.core.reading.lines import Document, Line
 from workers.core.reading.names import host, unique
-from workers.core.reading.values import Row, Stage
+from workers.core.reading.values import Row
 
-_S = Stage
 _MANAGED = re.compile(r"#\s*" + r"\s*".join("managedbycertbot"))
 """certbot's comment, which a terminal may have broken: its second half is no directive."""
 
@@ -24,57 +31,20 @@ _OPENS = re.compile(r"""(?:^|["'])((?:server|http) ?\{)|^server ?$""")
 _QUOTED = re.compile(r"\"[^\"]*\"|'[^']*'|\$\{\w+\}")
 _TO_HTTPS = re.compile(r"https://(?:\$(?:host|server_name|http_host)|[\w.-]+)")
 _PLAIN_HTTP = re.compile(r"""\$(?:scheme|https|ssl_protocol|http_x_forwarded_proto|server_port)""")
-_PATTERN = re.compile(r"[\[\]\\+()^|?]|(?<!^)\*(?!\.)")
-
-LOOP = Row(
-    (), Code.REDIRECT_LOOP, _S.SERVE, "a redirect to https in a block that serves https itself; certbot #6146", retry=Retry.SERVER_ADMIN,
-    says="The redirect to HTTPS stands in a server block that serves HTTPS too, so visitors are sent to where they are.",
-    fix="Keep the redirect in a block that only listens on port 80, and the site in another that listens on 443.",
-)  # fmt: skip
-IPV6ONLY = Row(
-    (), Code.NGINX_RELOAD_FAILED, _S.RELOAD, "certbot_nginx copies the listen line into its challenge block; nginx: duplicate listen options; certbot #5960",
-    says="certbot's challenge block repeats the options of this listen line, and nginx then refuses to reload.",
-    fix="Take `ipv6only=…` off the listen lines of port 80 (on is the default), then reload nginx.",
-)  # fmt: skip
-HTTP2 = Row(
-    (), Code.CHALLENGE_FAILED, _S.CHALLENGE, "boulder: Server is speaking HTTP/2 over HTTP", retry=Retry.SERVER_ADMIN,
-    says="nginx speaks HTTP/2 on port 80, which the CA's check cannot read.",
-    fix="Take `http2` off every `listen` line of port 80, in all server blocks, and reload nginx.",
-)  # fmt: skip
-NO_NAME = Row(
-    (), Code.NO_MATCHING_VHOST, _S.INSTALL, "certbot_nginx looks for a server_name; a pattern without ~ is a literal name; certbot #9221",
-    says="No server block has the site's name: patterns need a ~ in front, and `_` or nothing is no name.",
-)  # fmt: skip
-HIDDEN = Row(
-    (), Code.CHALLENGE_FAILED, _S.CHALLENGE, "a location that denies paths which begin with a dot", retry=Retry.SERVER_ADMIN,
-    says="The server block denies every path with a dot in front, the CA's check among them.",
-    fix="Add `location ^~ /.well-known/acme-challenge/ { allow all; }` above it.",
-)  # fmt: skip
-LOCKED = Row(
-    (), Code.CHALLENGE_FAILED, _S.CHALLENGE, "auth_basic, deny all or return 403 for the whole block", retry=Retry.SERVER_ADMIN,
-    says="The server block turns away everybody it does not know, the CA's check too.",
-    fix="Exempt /.well-known/acme-challenge/ from the password or the deny rule.",
-)  # fmt: skip
-GEO = Row(
-    (), Code.GEO_BLOCKED, _S.CHALLENGE, "ngx_http_geoip_module, geo: the CA checks from several countries", retry=Retry.SERVER_ADMIN,
-)  # fmt: skip
-NO_CERTIFICATE = Row(
-    (), Code.NGINX_CONFIG_BROKEN, _S.RELOAD, 'nginx: no "ssl_certificate" is defined for the "listen … ssl" directive',
-    says="A server block listens with ssl but names no certificate.",
-)  # fmt: skip
-BROKEN = Row(
-    (),
-    Code.NGINX_CONFIG_BROKEN,
-    _S.RELOAD,
-    "nginx ngx_conf_file.c ngx_conf_read_token: the file does not parse",
+_SIMPLE = frozenset(
+    {
+        "listen",
+        "server_name",
+        "root",
+        "index",
+        "include",
+        "return",
+        "proxy_pass",
+        "ssl_certificate",
+        "ssl_certificate_key",
+    }
 )
-LUA = Row(
-    (), Code.NGINX_CONFIG_UNREADABLE, _S.PLUGIN, "certbot_nginx nginxparser.py does not know Lua blocks",
-)  # fmt: skip
-SNAKEOIL = Row(
-    (), Code.NOT_SERVED, _S.SERVE, "the distribution's self-signed stand-in certificate",
-    says="The site's server block names a self-signed stand-in certificate.",
-)  # fmt: skip
+_PATTERN = re.compile(r"[\[\]\\+()^|?]|(?<!^)\*(?!\.)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,14 +74,29 @@ class _Server:
         return [listen for listen in self.all("listen") if listen.args and _port(listen.args[0]) == port]
 
 
-def config_part(document: Document) -> tuple[tuple[int, ...], str, bool]:
-    """Find the nginx configuration in a text: the raw line number of each of its lines, the lines, whether it is whole.
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The nginx configuration in a text.
 
-    A configuration begins at a line that opens a `server` or `http` block, and goes on while blocks are open.
+    Attributes:
+        numbers: the raw line number of each of its lines.
+        text: the lines, lower-case.
+        whole: its last block is closed; what is missing from a text that is cut says nothing.
+        unclosed: the line at which the indentation shows that a brace was left out, counted from 1; 0 where none was.
     """
+
+    numbers: tuple[int, ...]
+    text: str
+    whole: bool
+    unclosed: int
+
+
+def config_part(document: Document) -> Part:
+    """Find the configuration: it begins at a line that opens a `server` or `http` block, and goes on while one is open."""
     numbers: list[int] = []
     texts: list[str] = []
-    depth = 0
+    depth, unclosed = 0, 0
+    openers: list[Line] = []
     for line in document.lines:
         text = line.text
         if depth <= 0:
@@ -123,28 +108,49 @@ def config_part(document: Document) -> tuple[tuple[int, ...], str, bool]:
         depth += bare.count("{") - bare.count("}")
         numbers.append(line.number)
         texts.append(text)
-    return tuple(numbers), _MANAGED.sub(_only_feeds, "\n".join(texts)), depth <= 0
+        if bare.strip() == "}" and openers:
+            unclosed = len(texts) if openers.pop().indented and not line.indented else 0
+        openers += [line] * max(0, bare.count("{") - bare.count("}"))
+    text = _MANAGED.sub(_only_feeds, "\n".join(texts))
+    return Part(tuple(numbers), text, depth <= 0, unclosed if depth > 0 else 0)
 
 
 def _only_feeds(match: re.Match[str]) -> str:
     return "\n" * match[0].count("\n")
 
 
-def config_hits(text: str, *, whole: bool) -> list[ConfigHit]:
-    """Read a configuration: what is wrong in it.
-
-    Args:
-        text: the lines, lower-case.
-        whole: whether its last block is closed; what is missing from a text that is cut says nothing.
-    """
+def config_hits(part: Part) -> list[ConfigHit]:
+    """Read a configuration: what is wrong in it."""
     problems: list[str] = []
-    directives = Reader(text=text, file="", left=MOST_DIRECTIVES, problems=problems).read()
-    hits = [hit for server in _servers(directives, 0) for hit in _judge(server, whole=whole)]
+    directives = Reader(text=part.text, file="", left=MOST_DIRECTIVES, problems=problems).read()
+    servers = list(_servers(directives, 0))
     unended = next((problem for problem in problems if "not ended" in problem), None)
+    broken = [ConfigHit(BROKEN, part.unclosed)] if part.unclosed else []
     if unended:
         line = re.search(r"line (\d+)", unended)
-        hits.insert(0, ConfigHit(BROKEN, int(line[1]) if line else 1))
-    return hits
+        broken.append(ConfigHit(BROKEN, int(line[1]) if line else 1))
+    broken += [ConfigHit(BROKEN, directive.line) for server in servers for directive in _run_together(server)]
+    broken += _two_defaults(servers)
+    return broken or [hit for server in servers for hit in _judge(server, whole=part.whole)]
+
+
+def _run_together(server: _Server) -> Iterator[Directive]:
+    """A directive that swallowed the next one: its semicolon is missing."""
+    for directive in server.inner:
+        if directive.block is None and directive.name in _SIMPLE and _SIMPLE.intersection(directive.args[1:]):
+            yield directive
+
+
+def _two_defaults(servers: list[_Server]) -> Iterator[ConfigHit]:
+    seen: set[str] = set()
+    for server in servers:
+        for listen in server.all("listen"):
+            if {"default_server", "default"}.isdisjoint(listen.args):
+                continue
+            address = listen.args[0].removeprefix("*:").removeprefix("0.0.0.0:")
+            if address in seen:
+                yield ConfigHit(TWO_DEFAULTS, listen.line)
+            seen.add(address)
 
 
 def _servers(directives: tuple[Directive, ...], depth: int) -> Iterator[_Server]:
@@ -185,7 +191,13 @@ def _loops(server: _Server) -> Iterator[ConfigHit]:
     )
     if not secure:
         return
-    for directive in server.inner:
+    everywhere = [
+        inside
+        for location in server.all("location")
+        if location.args in {("/",), ("^~", "/")}
+        for inside in location.block or ()
+    ]
+    for directive in (*server.inner, *everywhere):
         if directive.name in {"return", "rewrite"} and _to_https(directive, server):
             yield ConfigHit(LOOP, directive.line, server.names)
         if directive.name == "if" and directive.block and not _PLAIN_HTTP.search(" ".join(directive.args)):

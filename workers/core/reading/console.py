@@ -69,6 +69,7 @@ START = (
     Row(
         ("no certificate with name {lineage} found", "no certificate found with name {lineage} (expected",
          "an existing certificate with name {lineage} could not be found", "no existing certificates found",
+         "no existing certificate with name {lineage} found", "could not find the lineage for the given certificate name",
          "an existing certificate for the given name could not be found", "no match found for cert-path"),
         Code.LINEAGE_BROKEN, _S.START, "certbot cert_manager.py, main.py, storage.py",
         says="The server has no certificate of that name.", fix="Issue it anew.",
@@ -79,7 +80,8 @@ PLUGIN = (
     Row(
         ("plugin does not appear to be installed", "no module named 'certbot_nginx'", "no module named certbot_nginx",
          "could not select or initialize the requested authenticator nginx",
-         "could not select or initialize the requested installer nginx"),
+         "could not select or initialize the requested installer nginx",
+         "could not select or initialize the requested installer certbot-nginx:nginx"),
         Code.CERTBOT_PLUGIN_MISSING, _S.PLUGIN, "certbot plugins/selection.py cli_plugin_requests, record_chosen_plugins",
     ),
     Row(
@@ -135,7 +137,8 @@ ACCOUNT = (
     Row(
         ("you should register before running non-interactively", "please choose an account",
          "cannot proceed without accepting terms of service", "please register with the acme server first",
-         "no account has been chosen", "--register-unsafely-without-email must be provided", "account at {path} does not exist"),
+         "no account has been chosen", "--register-unsafely-without-email must be provided",
+         "an e-mail address must be provided", "account ids mismatch", "account at {path} does not exist"),
         Code.ACCOUNT_INVALID, _S.ACCOUNT, "certbot main.py _determine_account, display/ops.py, account.py",
         says=_NO_ACCOUNT, fix=_REGISTER,
     ),

@@ -30,7 +30,7 @@ SAVE = (
         Code.LINEAGE_BROKEN, _S.SAVE, "certbot renewal.py _renew_describe_results", weight=Weight.CONSEQUENCE,
     ),
     Row(
-        ("cannot use domain name as lineage name", "is required but missing for this certificate", "target certificate does not exist"),
+        ("cannot use domain name as lineage name", "is required but missing for this certificate", "the new certificate name is already in use", "error parsing /etc/letsencrypt/", "error, link {path} is a loop", "target certificate does not exist"),
         Code.LINEAGE_BROKEN, _S.SAVE, "certbot client.py, storage.py",
     ),
 )  # fmt: skip
@@ -55,7 +55,7 @@ INSTALL = (
     ),
     Row(
         ("unable to install the certificate", "could not install certificate", "but could not be installed (installer",
-         "the certificate was saved, but could not be installed"),
+         "the certificate was saved, but could not be installed", "certbot install --cert-name {lineage}"),
         Code.INSTALL_FAILED, _S.INSTALL, "certbot client.py deploy_certificate, main.py _report_next_steps",
         weight=Weight.CONSEQUENCE, not_that="no failed issue: the certificate was saved",
     ),

@@ -185,7 +185,11 @@ def _standing(
         if not (
             (hit.start < done and hit.the_stage is not Stage.HOOK)
             or (hit.start < issued and hit.the_stage not in _LATE)
-            or (hit.start < idle and hit.the_weight < Weight.CRASH and hit.the_stage not in _LATE)
+            or (
+                hit.start < idle
+                and hit.the_weight < (Weight.CAUSE if exit_code == 0 else Weight.CRASH)
+                and hit.the_stage not in _LATE
+            )
             or (exit_code == 0 and hit.the_weight <= Weight.CONSEQUENCE and hit.the_stage not in _LATE)
             or (exit_code == 0 and hit.the_weight is Weight.BACKGROUND)
         )

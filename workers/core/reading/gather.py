@@ -13,7 +13,7 @@ from workers.core.reading.names import ordered_names_needed, stated_time
 from workers.core.reading.nginx import nginx_hits
 from workers.core.reading.segments import Mark, Segments, Trace, segment
 from workers.core.reading.served import served_hits
-from workers.core.reading.state import state_hits, state_marks
+from workers.core.reading.state import read_state
 from workers.core.reading.tables import table_hits
 from workers.core.reading.values import Hit, Row, Stage, Table, Weight
 
@@ -59,11 +59,12 @@ def gather(document: Document) -> Gathered:
     """Collect the hits of a document."""
     segments = segment(document)
     problems = ca_hits(document)
+    schedule, in_order = read_state(document)
     spoken = chain.from_iterable(table_hits(document, table) for table in TABLES)
     structured: Iterable[Hit] = chain(
         errno_hits(document, segments),
         nginx_hits(document, segments),
-        state_hits(document),
+        schedule,
         served_hits(document),
     )
     hits = list(problems.hits)
@@ -74,7 +75,7 @@ def gather(document: Document) -> Gathered:
     ]
     hits += _by_name(document, segments, hits)
     hits += _crashes(document, segments, hits)
-    marks = sorted([*segments.marks, *state_marks(document)])
+    marks = sorted([*segments.marks, *in_order])
     return Gathered(segments, tuple(sorted(hits, key=lambda hit: hit.start)), tuple(marks))
 
 

@@ -82,11 +82,11 @@ AROUND = Table(
     ("nginx",),
     (
         Row(
-            ("nginx restart failed",),
+            ("nginx restart failed", "error while running nginx -c {} -s reload"),
             Code.NGINX_RELOAD_FAILED, _S.RELOAD, "certbot_nginx configurator.py nginx_restart", weight=Weight.CONSEQUENCE,
         ),
         Row(
-            ("error while running nginx -c", "nginx: configuration file {} test failed", "configuration file {} test failed"),
+            ("error while running nginx -c {} -t", "nginx: configuration file {} test failed", "configuration file {} test failed"),
             Code.NGINX_CONFIG_BROKEN, _S.PLUGIN, "certbot_nginx configurator.py config_test; nginx nginx.c", weight=Weight.CONSEQUENCE,
         ),
         Row(

@@ -49,7 +49,18 @@ _LOOSE = re.compile(
 _LOOSE_DNS = re.compile(
     r"whileprocessingcaafor(?P<name>[\w.*-]{1,253}?):|caarecordfor[\w.-]{1,253}?preventsissuance|dnsproblem:(?=[a-z])"
 )
-_LOOSE_MISMATCH = re.compile(r"thekeyauthorizationfilefromtheserverdidnotmatchthischallenge(?P<name>)")
+_LOOSE_WORDS = (
+    "didnotmatchthischallenge",
+    "addressesfoundfor",
+    "recordsfoundfor",
+    "inredirecttarget",
+    "speakinghttp/2overhttp",
+)
+_LOOSE_OTHERS = re.compile(
+    r"thekeyauthorizationfilefromtheserverdidnotmatchthischallenge|serverisspeakinghttp/2overhttp"
+    r"|novalid(?:ipaddresses|arecords|aaaarecords)foundfor(?P<name>[\w.*-]{1,253}?)(?=;|dns|$|-)"
+    r"|invalid(?:empty)?(?:port|host|hostname)inredirecttarget"
+)
 _BEFORE_LOOSE = re.compile(r"(?:duringsecondaryvalidation:)?(?:[\da-f.:]{3,45}:)?$")
 _TYPE_KEY = re.compile(r'"type":"(?:urn:)?(?:ietf:params:)?(?:acme:)?(?:error:)?(?P<type>[a-z:./-]{2,80}?)"')
 _DETAIL_KEY = '"detail":"'
@@ -105,8 +116,8 @@ def find_problems(document: Document) -> tuple[Problem, ...]:
         found += _printed_dicts(squeezed)
     if "acme-challenge" in squeezed:
         found += _loose(squeezed, found, _LOOSE)
-    if "didnotmatchthischallenge" in squeezed:
-        found += _loose(squeezed, found, _LOOSE_MISMATCH)
+    if any(word in squeezed for word in _LOOSE_WORDS):
+        found += _loose(squeezed, found, _LOOSE_OTHERS)
     if "dnsproblem:" in squeezed or "preventsissuance" in squeezed:
         found += _loose(squeezed, found, _LOOSE_DNS)
     return tuple(sorted(found, key=lambda problem: problem.start))
@@ -214,13 +225,13 @@ def _sentences(squeezed: str) -> Iterator[Problem]:
         limit = min(len(squeezed), found.end() + LONGEST_DETAIL)
         ending = _SENTENCE_END.search(squeezed, found.end(), limit)
         end = ending.start() if ending else limit
-        name = host_or_address(found["name"].removeprefix("failedauthorizationprocedure."))
+        name = found["name"].rsplit("procedure.", 1)[-1]  # whatever stands before it may have no space left
         yield Problem(
-            found.start(),
+            found.end("name") - len(name),
             end,
             _short(found["type"]),
             squeezed[found.end() : end],
-            name,
+            host_or_address(name),
             challenge=True,
             cut=ending is None,
         )

@@ -93,16 +93,16 @@ def _ruled_out(decision: Decision) -> tuple[str, ...]:
 
 
 def _from_config(document: Document) -> Reading | None:
-    numbers, text, whole = config_part(document)
-    if not text:
+    part = config_part(document)
+    if not part.text:
         return None
-    hits = config_hits(text, whole=whole)
+    hits = config_hits(part)
     merged: dict[tuple[Code, Retry], list[ConfigHit]] = {}
     for hit in hits:
         merged.setdefault((hit.row.code, hit.row.retry or usual_retry(hit.row.code)), []).append(hit)
     if merged:
-        return Reading(tuple(_config_finding(document, group, numbers) for group in merged.values()))
-    return Reading((_nothing(()),)) if whole else None
+        return Reading(tuple(_config_finding(document, group, part.numbers) for group in merged.values()))
+    return Reading((_nothing(()),)) if part.whole else None
 
 
 def _config_finding(document: Document, hits: list[ConfigHit], numbers: tuple[int, ...]) -> Finding:

@@ -47,6 +47,11 @@ LINKS = Row(
     (), Code.LINEAGE_BROKEN, _S.SAVE, "live/ points to an older generation than the newest valid one; FACTS-certbot 2, row 25",
     fix="Point the links of live/ at the newest valid generation, then reload nginx.",
 )  # fmt: skip
+NO_LINKS = Row(
+    (), Code.LINEAGE_BROKEN, _S.SAVE, "certbot storage.py: expected … to be a symlink",
+    says="live/ holds files where certbot needs links, so it cannot renew.",
+    fix="Put the files into archive/ and link to them, or issue the certificate anew.",
+)  # fmt: skip
 LOOP = Row((), Code.REDIRECT_LOOP, _S.SERVE, "the same address answers with a redirect again and again")
 CLOUDFLARE_LOOP = Row(
     (), Code.CLOUDFLARE_FLEXIBLE_LOOP, _S.SERVE, "the same through Cloudflare: FACTS-certbot 2, row 18"
@@ -56,15 +61,23 @@ OLDER = Row(
     says="Visitors get an older certificate than the one on disk.", fix="Reload nginx, and see which server block answers.",
 )  # fmt: skip
 
-_LINK = re.compile(r"/live/([\w.*-]{1,253})/(?:cert|fullchain)\.pem -> \S*?(?:cert|fullchain)(\d{1,6})\.pem")
+_LINK = re.compile(
+    r"(?:^|[/ ])(?:cert|fullchain)\.pem -> \S{0,200}?archive/([\w.*-]{1,253})/(?:cert|fullchain)(\d{1,6})\.pem"
+)
+_NO_LINK = re.compile(r"-r[w-]\S{7,9} .{0,200}\b(?:cert|chain|fullchain|privkey)\.pem$")
+_LIVE_FOLDER = re.compile(r"/live/([\w.*-]{1,253})/?(?=[:\s]|$|(?:cert|chain|fullchain|privkey)\.pem)")
 _GENERATION = re.compile(r"archive/([\w.*-]{1,253})/cert(\d{1,6})\.pem")
-_NOT_AFTER = re.compile(r"notafter=([a-z]{3}) +(\d{1,2}) (\d\d):(\d\d):(\d\d) (\d{4}) gmt")
+_NOT_AFTER = re.compile(
+    r"(?:not ?after ?[=:] ?|expire date: )([a-z]{3}) +(\d{1,2}) (\d\d):(\d\d):(\d\d) (\d{4}) gmt"
+)
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _ACCESS = re.compile(r'^(\S{3,45}) - \S+ \[.{10,40}\] "get (\S{1,300}) http/[\d.]+" 30[1278] ')
 _LOCATION = re.compile(r"^(?:< )?location: (https://\S{1,300})")
 _ON_WIRE = re.compile(
-    r"s_client.{0,200}-connect ([\w.-]{1,253})(?::\d+)?|s_client.{0,200}-servername ([\w.-]{1,253})"
+    r"(?:s_client.{0,200}-connect |s_client.{0,200}-servername |curl .{0,100}https://)([\w.-]{1,253})"
 )
+_EXPIRES = re.compile(r"^expiry date: (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\+\d\d:\d\d) \(valid")
+_DOMAINS = re.compile(r"^(?:domains|identifiers): (.{3,2000})")
 _ON_DISK = re.compile(r"x509.{0,200}-in \S*/(?:live|archive)/|openssl x509 .{0,200}\.pem")
 _A_CIRCLE = 3
 """http to https and once more can be right; a third time is a circle."""
@@ -73,9 +86,11 @@ _A_CIRCLE = 3
 def served_hits(document: Document) -> Iterator[Hit]:
     """Read links, the dates of certificates, and answers in circles."""
     squeezed = document.squeezed
-    if "notafter=" in squeezed:
+    if "notafter" in squeezed or "expiredate:" in squeezed:
         yield from _links(document.lines)
         yield from _older_on_wire(document.lines)
+    if "/live/" in squeezed and "-rw" in squeezed:
+        yield from _no_links(document.lines)
     if '"get/' in squeezed or "location:https" in squeezed:
         yield from _circles(document)
 
@@ -113,23 +128,42 @@ def _links(lines: tuple[Line, ...]) -> Iterator[Hit]:
             yield _hit(LINKS, line, lineage=name)
 
 
+def _no_links(lines: tuple[Line, ...]) -> Iterator[Hit]:
+    """`ls -l` of a folder of live/ that shows plain files."""
+    folder = ""
+    for line in lines:
+        named = _LIVE_FOLDER.search(line.text)
+        folder = named[1] if named else folder
+        if folder and _NO_LINK.match(line.text):
+            yield _hit(NO_LINKS, line, lineage=folder)
+
+
 def _older_on_wire(lines: tuple[Line, ...]) -> Iterator[Hit]:
-    """`openssl x509 -enddate` of the file beside the same of `s_client`: nginx was not reloaded."""
+    """What certbot or `openssl x509` says of the file, beside the same of `s_client` or curl: nginx was not reloaded."""
     wire: tuple[datetime, Line, tuple[str, ...]] | None = None
     disk: datetime | None = None
+    listed: dict[str, datetime] = {}
+    domains: list[str] = []
     asked: tuple[str, ...] | None = None
     on_disk = False
     for line in lines:
         connected = _ON_WIRE.search(line.text)
         if connected:
-            asked, on_disk = unique([host(connected[1] or connected[2])]), False
+            asked, on_disk = unique([host(connected[1])]), False
         elif _ON_DISK.search(line.text):
             asked, on_disk = None, True
+        names, expires = _DOMAINS.match(line.text), _EXPIRES.match(line.text)
+        if names:
+            domains = names[1].replace(",", " ").split()
+        elif expires:
+            listed.update(dict.fromkeys(domains, datetime.fromisoformat(expires[1])))
         end = _date(line.text)
         if end and asked is not None:
             wire = (end, line, asked)
         elif end and on_disk:
             disk = end
+    if wire and not disk:
+        disk = next((listed[name] for name in wire[2] if name in listed), None)
     if wire and disk and wire[0] < disk:
         yield _hit(OLDER, wire[1], names=wire[2])
 

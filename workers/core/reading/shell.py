@@ -20,7 +20,7 @@ _CRON = ("cron<", "x-cron-env:", "cron[", ")cmd(")
 SSH = Table(
     "ssh",
     ("ssh", "publickey", "hostkey", "hostidentification", "kex_", "closedbyremotehost", "authentication", "port22",
-     "known_hosts", "unreachable!"),
+     "known_hosts", ":22:", "unreachable!"),
     (
         Row(
             ("remote host identification has changed", "host key verification failed", "host key is known for",
@@ -39,12 +39,17 @@ SSH = Table(
         ),
         Row(
             ("ssh: connect to host", "ssh: could not resolve hostname", "kex_exchange_identification:", "ssh_exchange_identification:",
-             "error reading ssh protocol banner", "unable to connect to port 22", "unable to connect to port {n} on",
-             "failed to connect to the host via ssh", "connection closed by {} port 22", "connection reset by {} port 22",
+             "error reading ssh protocol banner", "unable to connect to port 22", ":22: i/o timeout", ":22: connect:", "unable to connect to port {n} on",
+             "connection closed by {} port 22", "connection reset by {} port 22",
              "connection to {} closed by remote host", "connection timed out during banner exchange", "port 22: connection",
-             "client_loop: send disconnect", "timeout, server {} not responding", "lost connection", "banner exchange:",
+             "client_loop: send disconnect", "timeout, server {} not responding", "banner exchange:",
              "no matching key exchange method found", "no matching host key type found", "ssh session not active"),
-            Code.SERVER_UNREACHABLE, _S.REACH, "OpenSSH sshconnect.c, packet.c; paramiko transport.py; ansible",
+            Code.SERVER_UNREACHABLE, _S.REACH, "OpenSSH sshconnect.c, packet.c; paramiko transport.py",
+        ),
+        Row(
+            ("failed to connect to the host via ssh", "lost connection"),
+            Code.SERVER_UNREACHABLE, _S.REACH, "ansible; scp: what they say of every failure of ssh, whose own words come with it",
+            weight=Weight.CONSEQUENCE,
         ),
     ),
 )  # fmt: skip
@@ -59,7 +64,8 @@ SUDO = Table(
              "sudo: command not found", "sudo: not found", "incorrect password attempt", "sorry, try again", "may not run sudo on",
              "this account is currently not available", "su: authentication failure", "sudo: sorry, user", "no password was provided",
              "must be owned by uid 0 and have the setuid bit set", '"no new privileges" flag is set', "doas: operation not permitted",
-             "sudo: account validation failure", "sudo: pam authentication error", "unable to change to root gid"),
+             "sudo: account validation failure", "no está en el archivo sudoers", "ist nicht in der sudoers-datei",
+             "n'apparaît pas dans le fichier sudoers", "non è nel file sudoers", "не входит в файл sudoers", "sudo: pam authentication error", "unable to change to root gid"),
             Code.PERMISSION_DENIED, _S.START, "sudo plugins/sudoers, src/sudo.c since 1.8; util-linux nologin",
             not_that="no failed SSH log-in: the log-in itself worked",
         ),
@@ -74,7 +80,7 @@ SHELL = Table(
             ("certbot: command not found", "certbot: not found", "certbot-auto: command not found", "certbot-auto: not found",
              "letsencrypt: command not found", "letsencrypt: not found", "letsencrypt-auto: command not found",
              "/certbot: no such file or directory", "/certbot-auto: no such file or directory", "command not found: certbot",
-             "unknown command: certbot", "command 'certbot' not found", "unable to locate package certbot", "no module named certbot",
+             "unknown command: certbot", "command 'certbot' not found", "unable to locate package certbot", "python: no module named certbot", "python{n}: no module named certbot", "python{n}.{n}: no module named certbot",
              "package 'certbot' has no installation candidate", "package 'python-certbot-nginx' has no installation candidate",
              "no package certbot available", "unable to find a match: certbot", "spawning /usr/bin/certbot: no such file",
              'exec: "certbot": executable file not found', "failed to find required executable certbot", "status=203/exec",
@@ -82,7 +88,7 @@ SHELL = Table(
              "certbot : commande introuvable", "certbot: orden no encontrada", "certbot: comando non trovato",
              "certbot: no se encontró la orden", "certbot: команда не найдена", "certbot: 未找到命令", "certbot: comando não encontrado",
              "certbot: nie znaleziono polecenia", "package certbot is not available", "package certbot is not installed",
-             "is not recognized as an internal or external command", 'snap "certbot" is not installed', "no module named 'certbot'"),
+             "is not recognized as an internal or external command", 'snap "certbot" is not installed'),
             Code.CERTBOT_MISSING, _S.START, "bash execute_cmd.c, dash, zsh, busybox; apt, dnf, yum; systemd exec; docker",
             not_that="no issued certificate, whatever the script around it goes on to say", unless=(*_CRON, "certbot_nginx"),
         ),
@@ -100,7 +106,7 @@ SHELL = Table(
             Code.NGINX_MISSING, _S.PLUGIN, "shells; systemctl; sysvinit service(8); ansible",
         ),
         Row(
-            ("bad interpreter", "error while loading shared libraries", "exec format error", "symbol lookup error",
+            ("bad interpreter", "not found (required by", "error while loading shared libraries", "exec format error", "symbol lookup error",
              "cannot communicate with server", "cannot perform the following tasks", "snap-confine has elevated permissions",
              "snap-confine", "unmet dependencies", "dpkg was interrupted", "text file busy", "illegal instruction",
              "segmentation fault", "core dumped", "fetching certbot snap plugins", "cannot find tracking cgroup",
@@ -153,18 +159,23 @@ STORAGE = Table(
     (),
     (
         Row(
-            ("no space left on device", "disk quota exceeded", "not enough space on the disk", "not enough free space"),
+            ("no space left on device", "disk quota exceeded", "not enough space on the disk", "not enough free space",
+             "auf dem gerät ist kein speicherplatz mehr verfügbar", "aucun espace disponible sur le périphérique",
+             "no queda espacio en el dispositivo", "spazio esaurito sul device", "não há espaço disponível no dispositivo",
+             "на устройстве не осталось свободного места", "brak miejsca na urządzeniu", "geen ruimte meer over op apparaat"),
             Code.DISK_FULL, _S.SAVE, "Linux ENOSPC, EDQUOT",
         ),
         Row(
-            ("read-only file system", "input/output error", "i/o error", "structure needs cleaning", "stale file handle",
+            ("read-only file system", "das dateisystem ist nur lesbar", "système de fichiers accessible en lecture seulement",
+             "sistema de ficheros de sólo lectura", "файловая система доступна только для чтения", "input/output error", "i/o error", "structure needs cleaning", "stale file handle",
              "transport endpoint is not connected", "remounting filesystem read-only", "ext4-fs error"),
             Code.FILESYSTEM_UNUSABLE, _S.SAVE, "Linux EROFS, EIO, EUCLEAN, ESTALE, ENOTCONN",
             not_that="no missing right, although certbot adds its advice about root",
         ),
         Row(
-            ("permission denied",),
-            Code.PERMISSION_DENIED, _S.START, "Linux EACCES, by a shell or a program", weight=Weight.CONSEQUENCE, unless=("denied(publickey",),
+            ("permission denied", "keine berechtigung", "permission non accordée", "permiso denegado", "permesso negato",
+             "permissão negada", "отказано в доступе", "brak dostępu", "toegang geweigerd"),
+            Code.PERMISSION_DENIED, _S.START, "Linux EACCES in glibc's languages, by a shell or a program", weight=Weight.CONSEQUENCE, unless=("denied(publickey",),
         ),
     ),
 )  # fmt: skip

@@ -93,7 +93,8 @@ def judge(problem: Problem) -> tuple[Row, Code]:
     told = problem.type in BY_TYPE and detail and not _is_cut(problem)
     if told and not (problem.type == "unauthorized" and at_challenge):
         row = _row_of_type(problem.type)
-        return row, row.code
+        at_https = problem.type == "connection" and "fetchinghttps:" in detail
+        return row, Code.PORT_443_BLOCKED if at_https else row.code
     row = ca.UNTOLD if at_challenge else ca.UNTOLD_REQUEST
     return row, row.code
 
