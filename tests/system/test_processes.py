@@ -179,6 +179,8 @@ def test_ordinary_dramatiq_command_works_as_a_runner(
     ):
         installation.issue(site)
         installation.wait_until_active(site)
+        # In one claim: without poller and heartbeat the job would get there too, taken over from its own runner.
+        assert [event.step for event in installation.feed(site)].count("connecting") == 1
         dramatiq.terminate()
         assert dramatiq.wait(30) == 0, (tmp_path / "dramatiq.log").read_text()
 
