@@ -126,7 +126,13 @@ class StatusChanged(_AboutSite):
     previous_status: Annotated[SslStatusWord, Field(description="The status before.")]
     ssl_status: Annotated[SslStatusWord, Field(description="The status now.")]
     ssl_expiry: Annotated[Instant | None, Field(description="notAfter of the certificate, if any.")] = None
-    error: Annotated[Error | None, Field(description="Why it did not succeed; null where it did.")] = None
+    error: Annotated[
+        Error | None,
+        Field(
+            description="Why it did not succeed; null where it did. A site that becomes active with an error has its"
+            " certificate, and something else is left to be mended."
+        ),
+    ] = None
 
 
 class RequestRejected(_AboutSite):
@@ -142,7 +148,10 @@ class JobProgress(_AboutSite):
     attempt: Annotated[int, Field(ge=0, le=MAX_SEQUENCE, description="Attempts counted so far.")]
     message: Annotated[Text, Field(description="One sentence for people.")]
     retry_at: Annotated[Instant | None, Field(description="When a waiting job goes on by itself.")] = None
-    error: Annotated[Error | None, Field(description="What a waiting or failed job waits for.")] = None
+    error: Annotated[
+        Error | None,
+        Field(description="What a waiting or failed job waits for; with done: what is left to be mended."),
+    ] = None
 
 
 class OperatorAction(_Common):

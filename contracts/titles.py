@@ -45,7 +45,7 @@ CAUSES: Final[Mapping[Code, str]] = MappingProxyType(
         Code.CHALLENGE_FAILED: "{name} did not answer the certificate authority's check",
         Code.REDIRECT_LOOP: "{name} redirects in a circle",
         Code.CAA_FORBIDS: "a CAA record of {name} forbids the certificate authority",
-        Code.CLOUDFLARE_FLEXIBLE_LOOP: "Cloudflare's Flexible mode makes {name} redirect in a circle",
+        Code.CLOUDFLARE_FLEXIBLE_LOOP: "Cloudflare speaks HTTP to the server of {name} (Flexible mode)",
         Code.CLOUDFLARE_STRICT_ORIGIN: "Cloudflare's Full (strict) mode finds no valid certificate behind {name}",
         Code.CLOUDFLARE_ORIGIN_DOWN: "Cloudflare cannot reach the server of {name}",
         Code.TOO_MANY_REQUESTS: "too many certificates were requested for {name} in a short time",
@@ -143,9 +143,12 @@ def _tell_status(event: ReceivedEvent, name: str) -> str:
 def _tell_active(event: ReceivedEvent, name: str, because: str) -> str:
     expiry = _instant(event.data.get("sslExpiry"))
     until = "" if expiry is None else f" until {_day(expiry)}"
-    if because:
+    was_active = event.data.get("previousStatus") == "active"
+    if because and was_active:
         return f"The renewal for {name} failed{because}; its certificate stays valid{until}"
-    if event.data.get("previousStatus") == "active":
+    if because:
+        return f"Certificate for {name} is active{until}, but{because[1:]}"
+    if was_active:
         return f"Certificate for {name} was renewed and is active{until}"
     return f"Certificate for {name} is active{until}"
 
@@ -165,6 +168,8 @@ def _tell_progress(event: ReceivedEvent, name: str) -> str:
         return f"Waiting: {cause or _message_of(event)}{later}"
     if step == "failed":
         return f"No certificate for {name}" + (f": {cause}" if cause else "")
+    if step == "done" and cause:
+        return f"The certificate for {name} is installed and served, but {cause}"
     known = _STEPS.get(step) if isinstance(step, str) else None
     return known.format(name=name) if known else f"{_capitalised(name)}: {_message_of(event)}"
 

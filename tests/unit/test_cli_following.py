@@ -66,6 +66,10 @@ ACCEPTED = (status("none", "pending"), progress("queued"))
         pytest.param(ACCEPTED, None, id="accepted: not the end"),
         pytest.param((*ACCEPTED, progress("waiting", error=error_object(Code.DNS_WRONG_SERVER, "x"))), None, id="waiting"),
         pytest.param((*ACCEPTED, progress("done"), status("pending", "active")), True, id="issued"),
+        pytest.param(
+            (*ACCEPTED, progress("done"), status("pending", "active", Code.CLOUDFLARE_FLEXIBLE_LOOP)), True,
+            id="issued, and something is left to be mended",
+        ),
         pytest.param((progress("queued"), progress("done"), status("active", "active")), True, id="renewed"),
         pytest.param((*ACCEPTED, progress("failed"), status("pending", "none", Code.CAA_FORBIDS)), False, id="failed"),
         pytest.param(

@@ -57,6 +57,14 @@ TITLES = {
         status("active", "active", ssl_expiry=EXPIRY, error=DNS),
         ("The renewal for shop.example.com failed: DNS of shop.example.com does not resolve;"
          " its certificate stays valid until 24 Feb 2027")),
+    "issued, and something is left to be mended": (
+        status("pending", "active", ssl_expiry=EXPIRY, error=error_object(Code.CLOUDFLARE_FLEXIBLE_LOOP, "m")),
+        ("Certificate for shop.example.com is active until 24 Feb 2027, but Cloudflare speaks HTTP to the server of"
+         " shop.example.com (Flexible mode)")),
+    "done, and something is left to be mended": (
+        progress("done", error=error_object(Code.CLOUDFLARE_FLEXIBLE_LOOP, "m")),
+        ("The certificate for shop.example.com is installed and served, but Cloudflare speaks HTTP to the server of"
+         " shop.example.com (Flexible mode)")),
     "requested": (status("none", "pending"), "A certificate for shop.example.com is on its way"),
     "failed": (
         status("pending", "none", error=error_object(Code.REJECTED_BY_CA, "m")),

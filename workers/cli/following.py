@@ -116,9 +116,12 @@ class Follower:
             return Seen(status, "Accepted.", style="cyan")
         expiry = _instant(event.data, "sslExpiry")
         # A cancelled renewal ends active and without an error as well: what its last step was tells them apart.
-        if status == "active" and event.error_code is None and self._last_step != "failed":
+        # With one, a site that was not active before has its certificate, and something else is left to be mended.
+        well = event.error_code is None or event.data.get("previousStatus") != "active"
+        if status == "active" and well and self._last_step != "failed":
             until = f" until {output.day_of(expiry)}" if expiry else ""
-            return Seen(status, f"The certificate is served{until}.", style="bold green", succeeded=True)
+            fix = _fix_at_the_end(event)
+            return Seen(status, f"The certificate is served{until}.", fix, "bold green", succeeded=True)
         return Seen(
             status, _what_is_left(status, expiry), _fix_at_the_end(event), style="bold red", succeeded=False
         )

@@ -147,7 +147,7 @@ class RunSpec:
         email: contact for a new account, or None.
         cert_name: the lineage, the primary domain's A-label.
         names: every name of the certificate, the primary first.
-        webroots: for WEBROOT, one directory per name, in the order of `names`.
+        webroots: one directory per name, in the order of `names`; for WEBROOT certbot is told.
         authenticator: how challenges are answered.
         install: run the nginx installer (False: `certonly`).
         redirect: let the installer add the redirect from HTTP to HTTPS.
@@ -155,6 +155,7 @@ class RunSpec:
         dry_run: against the staging CA, changing nothing.
         account: the ACME account's id where the server knows several.
         only_install: no order at all, `certbot install` (or enhance) of the lineage that is there.
+        proxied: those of the job's names that are behind Cloudflare; the script is not told.
     """
 
     directory_url: str
@@ -169,6 +170,7 @@ class RunSpec:
     dry_run: bool = False
     account: str | None = None
     only_install: bool = False
+    proxied: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -235,6 +235,8 @@ place() (
   [ ! -e "./$token" ] && [ ! -L "./$token" ] || { say webroot=exists; exit; }
   printf '%s.%s' "$token" "$2" | dd "of=./$token" conv=excl oflag=nofollow status=none 2>/dev/null || { say webroot=unwritable; exit; }
   say "f $at/$token" >>"$record"
+  # Asked for without the slash at its end, nginx redirects to the scheme that it was spoken to in.
+  if mkdir "./$token.d" 2>/dev/null; then say "d $at/$token.d" >>"$record"; fi
   say webroot=placed
 )
 

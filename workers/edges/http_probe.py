@@ -8,7 +8,7 @@ the text. All fetches of a call run in one thread, each within the same deadline
 import asyncio
 import ipaddress
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
@@ -106,6 +106,36 @@ class Prober:
             One probe for each name that has an address.
         """
         return asyncio.run(self._follow_public(names, deadline_seconds))
+
+    def first_answers(self, urls: Sequence[str], *, deadline_seconds: float = 3.0) -> tuple[Probe, ...]:
+        """Ask for each URL at the public address of its name; redirects are not followed.
+
+        Args:
+            urls: `http://…` or `https://…`, TLS not verified.
+            deadline_seconds: how long the whole may take.
+
+        Returns:
+            One probe for each URL whose name has an address.
+        """
+        return asyncio.run(self._first_answers(urls, deadline_seconds))
+
+    async def _first_answers(self, urls: Sequence[str], seconds: float) -> tuple[Probe, ...]:
+        deadline = asyncio.get_running_loop().time() + seconds
+
+        async def one(url: str) -> Probe | None:
+            parts = urlsplit(url)
+            errand = _Errand(parts.hostname or "", "", parts.path, None)
+            address = await self._address_of(errand.name, deadline)
+            if isinstance(address, ProbeError):
+                return None
+            errand = replace(errand, address=address)
+            try:
+                answer = await self._ask(parts, address, deadline)
+            except RequestFailedError as failed:
+                return _probe(errand, failed.error, [Hop(url, address)], None)
+            return _probe(errand, None, [Hop(url, address, answer.status)], answer)
+
+        return tuple(probe for probe in await asyncio.gather(*map(one, urls)) if probe)
 
     async def _fetch_all(self, requests: Sequence[ProbeRequest], seconds: float) -> tuple[Probe, ...]:
         deadline = asyncio.get_running_loop().time() + seconds

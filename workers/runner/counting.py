@@ -11,6 +11,7 @@ from workers.core.ca_costs import Spend
 from workers.core.goal import needs_force
 from workers.core.model import Certificate, Look, Problem, RunSpec, Step
 from workers.core.retry import prove_with_staging
+from workers.edges.http_probe import Prober
 from workers.edges.short_retry import with_short_retry
 from workers.runner import outcome
 from workers.runner.ending import Endings
@@ -52,6 +53,11 @@ class Counting:
         self._endings = endings
         self._ledger = ledger
         self._planner = Planner(config)
+
+    @property
+    def prober(self) -> Prober:
+        """Who asks the sites."""
+        return self._planner.observer.prober
 
     def count_and_start(
         self, flight: Flight, certificate: Certificate | None, *, only_install: bool

@@ -25,7 +25,7 @@ from workers.edges.short_retry import with_short_retry
 from workers.runner import outcome
 from workers.runner.flights import Flight
 from workers.runner.ledger import Ledger, Wait
-from workers.runner.outcome import End
+from workers.runner.outcome import End, Remark
 
 log = logs.get(__name__)
 
@@ -108,13 +108,18 @@ class Endings:
             log.info("job.limited", job=flight.job_id, limit=wait.limit, turn_at=wait.turn_at.isoformat())
 
     def well(
-        self, flight: Flight, certificate: Certificate, because: str, closed: ClosedAttempt | None
+        self,
+        flight: Flight,
+        certificate: Certificate,
+        because: str,
+        closed: ClosedAttempt | None,
+        remark: Remark,
     ) -> None:
-        """The certificate is on disk and on the wire."""
+        """The certificate is on disk and on the wire; what else was seen is told with it."""
 
         def write(conn: Connection, job: HeldJob) -> None:
             self._settle(conn, job, closed, None)
-            outcome.succeed(conn, job, certificate, because, closed)
+            outcome.succeed(conn, job, certificate, because, closed, remark=remark)
 
         self._in_transaction(flight, write)
         metrics.TURNS.labels("succeeded").inc()

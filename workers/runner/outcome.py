@@ -49,28 +49,55 @@ class End:
     because: str
 
 
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """What is told with a success.
+
+    Attributes:
+        problem: what the owner has to mend all the same, e.g. Cloudflare's mode; None: nothing.
+        note: a sentence more for the last message; empty: none.
+    """
+
+    problem: Problem | None = None
+    note: str = ""
+
+
+NOTHING = Remark()
+
+
 def about(job: HeldJob) -> About:
     """What the job's events are about."""
     return About(job.site_id, job.command_id, job.command_source, job.claim.job_id)
 
 
 def succeed(
-    conn: Connection, job: HeldJob, certificate: Certificate, because: str, closed: ClosedAttempt | None
+    conn: Connection,
+    job: HeldJob,
+    certificate: Certificate,
+    because: str,
+    closed: ClosedAttempt | None,
+    *,
+    remark: Remark = NOTHING,
 ) -> None:
-    """The certificate is on disk and served for every name."""
+    """The certificate is on disk and served for every name.
+
+    What is left to be mended stands with the site and in the last progress event, and in `ssl.status.changed` where
+    the site was not active before: beside active → active an error says that a renewal failed.
+    """
+    problem = remark.problem
     outcomes.finish(conn, job, JobState.SUCCEEDED, code=None, message=None, because=because, closed=closed)
     site = sites.lock(conn, job.site_id)
     # A newer command may have moved the site meanwhile: then this certificate says nothing of it.
     if lifecycle.own_certificate(certificate, job.server_key, site.domain, site.server) is not None:
         sites.set_certificate(conn, job.site_id, certificate, job.server_key)
-    announce.progress(
-        conn,
-        about(job),
-        Step.DONE,
-        f"The certificate is served until {certificate.not_after:%d %b %Y}.",
-        attempt=job.attempt,
+        if problem is not None:
+            sites.set_error(conn, job.site_id, problem.code, problem.message)
+    message = f"The certificate is served until {certificate.not_after:%d %b %Y}. {remark.note}".strip()
+    announce.progress(conn, about(job), Step.DONE, message, attempt=job.attempt, problem=problem)
+    was_active = site.ssl_status is SslStatus.ACTIVE
+    announce.status_changed(
+        conn, about(job), previous=site.ssl_status, problem=None if was_active else problem
     )
-    announce.status_changed(conn, about(job), previous=site.ssl_status)
     _let_the_next_one_go(conn, job)
 
 

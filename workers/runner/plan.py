@@ -4,13 +4,16 @@ from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 from contracts.codes import Code
+from workers import logs
 from workers.core.model import Authenticator, Problem, RunSpec
-from workers.core.preflight import Preflight, judge
+from workers.core.preflight import Preflight, Verdict, judge
 from workers.core.server_facts import ServerFacts
 from workers.runner.flights import Flight
 from workers.runner.ledger import Payer
 from workers.runner.observe import Observer
 from workers.settings import Settings
+
+log = logs.get(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,9 @@ class Planner:
         """
         observations = self.observer.observe(flight)
         preflight = judge(observations)
+        doubts = [f"{one.check}: {one.message}" for one in preflight.results if one.verdict is Verdict.UNSURE]
+        if doubts:
+            log.info("preflight.unsure", job=flight.job_id, doubts=doubts)
         if preflight.blocking is not None and not (only_install and _concerns_only_the_order(preflight)):
             return preflight.blocking
         facts = observations.facts
@@ -67,11 +73,12 @@ class Planner:
             email=self._config.acme_email,
             cert_name=flight.job.domain,
             names=flight.job.names,
-            webroots=() if only_install else preflight.webroots,
+            webroots=preflight.webroots,
             authenticator=Authenticator.NGINX if only_install else preflight.authenticator,
             redirect=preflight.redirect_now,
             account=account.choice if account else None,
             only_install=only_install,
+            proxied=preflight.proxied,
         )
 
 

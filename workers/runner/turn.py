@@ -25,6 +25,7 @@ from workers.runner.ending import Endings
 from workers.runner.flights import Flight
 from workers.runner.ledger import Ledger
 from workers.runner.poller import Poller, poll_interval_seconds
+from workers.runner.redirecting import Redirecting
 from workers.runner.spec_json import spec_from_json
 from workers.runner.wire import Served, check_served
 from workers.settings import Settings
@@ -59,6 +60,7 @@ class Turns:
         self._poller = tools.poller
         self._guarded = guarded
         self._counting = Counting(db_pool, config, tools.endings, tools.ledger)
+        self._redirecting = Redirecting(db_pool, self._counting.prober, tools.ledger)
         self._closing = Closing(db_pool, tools.endings)
 
     def begin(self, flight: Flight) -> bool:
@@ -206,10 +208,13 @@ class Turns:
         )  # fmt: skip
 
     def _succeed(self, flight: Flight, certificate: Certificate, closed: ClosedAttempt | None) -> bool:
+        after = self._redirecting.after_served(flight, certificate, closed)
+        if after.look is not None:
+            return self._started(flight, after.look)
         because = (
             "issued and served" if closed else "a certificate for these names was there already and is served"
         )
-        self._endings.well(flight, certificate, because, closed)
+        self._endings.well(flight, certificate, because, closed, after.remark)
         return False
 
     def _goal_reached(self, flight: Flight, certificate: Certificate | None) -> bool:
