@@ -143,23 +143,25 @@ def _admit(
     job_id = JobId(str(uuid4()))
     if decision.supersedes is not None:
         _supersede(conn, about.site_id, decision.supersedes, job_id)
-    queued = jobs.insert(
-        conn,
-        NewJob(
-            job_id, about.site_id, decision.kind, decision.names, decision.server, decision.force,
-            about.command_id, about.command_source, command.requested_by, decision.serial_known,
-        ),
-        REOFFER_SECONDS,
-    )  # fmt: skip
-    sites.set_request(
-        conn, about.site_id, domain=decision.domain, aliases=decision.names[1:], server=decision.server,
-        job_id=job_id, status=decision.status,
-    )  # fmt: skip
-    admitted = About(about.site_id, about.command_id, about.command_source, job_id)
-    if decision.status is SslStatus.PENDING and site.ssl_status is not SslStatus.PENDING:
-        announce.status_changed(conn, admitted, previous=site.ssl_status)
-    announce.progress(conn, admitted, Step.QUEUED, "Waiting for a free runner.")
-    offer(conn, [queued])
+    # Written without waiting for each answer in turn: `pending` is what a person waits for.
+    with conn.pipeline():
+        queued = jobs.insert(
+            conn,
+            NewJob(
+                job_id, about.site_id, decision.kind, decision.names, decision.server, decision.force,
+                about.command_id, about.command_source, command.requested_by, decision.serial_known,
+            ),
+            REOFFER_SECONDS,
+        )  # fmt: skip
+        sites.set_request(
+            conn, about.site_id, domain=decision.domain, aliases=decision.names[1:], server=decision.server,
+            job_id=job_id, status=decision.status,
+        )  # fmt: skip
+        admitted = About(about.site_id, about.command_id, about.command_source, job_id)
+        if decision.status is SslStatus.PENDING and site.ssl_status is not SslStatus.PENDING:
+            announce.status_changed(conn, admitted, previous=site.ssl_status)
+        announce.progress(conn, admitted, Step.QUEUED, "Waiting for a free runner.")
+        offer(conn, [queued])
 
 
 def _supersede(conn: Connection, site_id: str, old: JobId, new: JobId) -> None:
