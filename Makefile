@@ -19,7 +19,7 @@ demo: ## Two sites from a JSON command to a valid certificate, all parts real, o
 test: ## Lint, then every test on real parts (PYTEST='-k name' to choose)
 	@$(BOOTSTRAP) lab
 	@$(MAKE) --no-print-directory check
-	@exec $(PY) -m pytest $(PYTEST)
+	@exec $(PY) -m pytest -n 3 --dist loadfile $(PYTEST)
 
 lint: ## Format, lint, types, import rules, generated files
 	@$(BOOTSTRAP) venv
