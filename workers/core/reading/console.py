@@ -81,7 +81,8 @@ PLUGIN = (
         ("plugin does not appear to be installed", "no module named 'certbot_nginx'", "no module named certbot_nginx",
          "could not select or initialize the requested authenticator nginx",
          "could not select or initialize the requested installer nginx",
-         "could not select or initialize the requested installer certbot-nginx:nginx"),
+         "could not select or initialize the requested installer certbot-nginx:nginx",
+         "requested authenticator nginx and installer nginx {} no candidate plugin"),
         Code.CERTBOT_PLUGIN_MISSING, _S.PLUGIN, "certbot plugins/selection.py cli_plugin_requests, record_chosen_plugins",
     ),
     Row(

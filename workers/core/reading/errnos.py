@@ -16,7 +16,7 @@ from workers.core.reading.values import Hit, Row, Stage, Weight
 
 _S = Stage
 _ERRNO = re.compile(
-    r"(?:\[errno(\d{1,3})\]|(?:oserror|ioerror|permissionerror|filenotfounderror|(?<![a-z])error)\((\d{1,3}),)[^:'\"\[\]]{0,60}[:,]?u?['\"]?(/[^'\"]{0,300})?"
+    r"(?:\[errno(\d{1,3})\]|(?:oserror|ioerror|permissionerror|filenotfounderror|(?<![a-z])error)\((\d{1,3}),)[^:'\"\[\]]{0,60}[:,]?u?['\"]?(\.{0,2}/[^'\"]{0,300})?"
 )
 
 _PLAIN: Mapping[int, Row] = MappingProxyType(
@@ -25,9 +25,9 @@ _PLAIN: Mapping[int, Row] = MappingProxyType(
         for numbers, row in (
             ((28, 122), Row((), Code.DISK_FULL, _S.SAVE, "Linux ENOSPC, EDQUOT")),
             (
-                (5, 30, 95, 107, 116, 117),
+                (5, 30, 38, 95, 107, 116, 117),
                 Row(
-                    (), Code.FILESYSTEM_UNUSABLE, _S.SAVE, "EIO, EROFS, EOPNOTSUPP (a share without symbolic links), ENOTCONN, ESTALE, EUCLEAN",
+                    (), Code.FILESYSTEM_UNUSABLE, _S.SAVE, "EIO, EROFS, ENOSYS and EOPNOTSUPP (a share without symbolic links), ENOTCONN, ESTALE, EUCLEAN",
                     not_that="no missing right, although certbot adds its advice about root",
                 ),
             ),
@@ -105,6 +105,10 @@ def _row(number: int, path: str, frames: tuple[str, ...], before: str) -> Row | 
     if number == 11:  # noqa: PLR2004  # EAGAIN
         locked = any(frame.endswith("lock.py") for frame in frames) or "lock" in before or ".lock" in path
         return _LOCK if locked else None
+    if number == 1 and path.startswith(
+        "../../archive/"
+    ):  # EPERM: root may do all but what the file system cannot
+        return _PLAIN[95]
     if number not in _FILE_ERRORS:
         return _PLAIN.get(number)
     if "/accounts/" in path or (frames and frames[-1].endswith("account.py")):
