@@ -20,6 +20,7 @@ from workers.core.model import Certificate, JobId, Problem, Server
 from workers.runner.ending import Endings
 from workers.runner.flights import Flight
 from workers.runner.ledger import Ledger, Payer, spends_to_json
+from workers.runner.outcome import NOTHING
 
 CA = "https://ca.test/dir"
 ACCOUNT = "https://ca.test/acct/1"
@@ -87,7 +88,7 @@ class Desk:
         now = pools.real_now(self.conn)
         certificate = Certificate("a1", flight.job.names, "CA", now, now + timedelta(days=90))
         closed = ClosedAttempt("issued", fate=OrderFate.ISSUED)
-        self.endings.well(flight, certificate, "issued and served", closed)
+        self.endings.well(flight, certificate, "issued and served", closed, NOTHING)
 
     def fail(
         self,
