@@ -48,7 +48,11 @@ class Network:
             self._claim.close()
             raise
         try:
-            self._batch("link add br0 type bridge", "link set br0 up", *self._addresses(AUTHORITY, "br0"))
+            # Of its own accord a bridge takes the lowest hardware address of its ports: with each server that joins, what
+            # others remember of the authority's address would be wrong for seconds, and DNS silent.
+            mac = f"06:00:{self._number >> 8:02x}:{self._number & 255:02x}:00:{AUTHORITY:02x}"
+            bridge = ("link add br0 type bridge", f"link set br0 address {mac}", "link set br0 up")
+            self._batch(*bridge, *self._addresses(AUTHORITY, "br0"))
             self._near = near = f"cplab{self._number}"
             _ip(f"link add {near} type veth peer name host netns {self.cell.pid}")
             _ip(*self._addresses(HOST, near), f"link set {near} up")
@@ -103,6 +107,9 @@ class Network:
 
     def join(self, cell: Cell, number: int) -> None:
         """Give a cell the interface eth0 with the addresses of this number, and a default route to this machine."""
+        # After a power cut the kernel takes the old pair away in its own time; a reboot may come before.
+        with contextlib.suppress(LabError):
+            self._batch(f"link del s{number}")
         self._batch(
             f"link add s{number} type veth peer name eth0 netns {cell.pid}",
             f"link set s{number} master br0 up",
