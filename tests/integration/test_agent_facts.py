@@ -208,9 +208,11 @@ def test_probe_of_a_dead_worker_goes_with_the_next_claim(agent: Agent, root: Pat
     place(agent, root)
     other = "another-token-0123456"
     place(agent, root, fence=5, token=other)
-    assert sorted(path.name for path in (root / INSIDE).iterdir()) == sorted([TOKEN, other])
-    assert place(agent, root, fence=6, token="the-next-token-012345") == ["placed"]
-    assert [path.name for path in (root / INSIDE).iterdir()] == ["the-next-token-012345"]
+    # Beside each file lies its folder, whose redirect tells how a proxy speaks to the server.
+    assert {path.name for path in (root / INSIDE).iterdir()} == {TOKEN, f"{TOKEN}.d", other, f"{other}.d"}
+    following = "the-next-token-012345"
+    assert place(agent, root, fence=6, token=following) == ["placed"]
+    assert {path.name for path in (root / INSIDE).iterdir()} == {following, f"{following}.d"}
     take_away(agent, fence=7)
     assert list((agent.home / "probes").iterdir()) == []
     assert list(root.iterdir()) == []

@@ -379,8 +379,10 @@ def test_run_lives_when_nobody_reads_the_reply(agent: Agent) -> None:
 
 
 def test_run_survives_the_hang_up_of_its_session(agent: Agent) -> None:
+    # The tests themselves may run under nohup, and what is ignored is inherited.
+    hang_up = ["env", "--default-signal=HUP", "setsid", "sh", "-c", '"$@"; sleep 60', "sh"]
     with subprocess.Popen(
-        ["setsid", "sh", "-c", '"$@"; sleep 60', "sh", *agent.command("start", 3, "j", 1, *WORDS)],
+        [*hang_up, *agent.command("start", 3, "j", 1, *WORDS)],
         env=agent.environment(seconds=1),
         stdout=subprocess.DEVNULL,
     ) as session:
