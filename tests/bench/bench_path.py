@@ -16,7 +16,7 @@ from tests.bench.rows import Row, alternate, median, percentile
 from tests.support.commands import command
 from tests.support.installation import CERTPILOT, DemoSite, Installation, new_site, orders_of
 
-PAIRS = 6
+PAIRS = 5
 COMMANDS = 300
 KILLS = 2
 ACTIVE_AIM, PENDING_AIM_MS, TAKE_OVER_AIM_SECONDS = 0.60, 20.0, 15.0
@@ -113,14 +113,18 @@ def _pending(installation: Installation) -> Row:
     """No runner runs: whatever makes a site pending does it without one."""
     times = []
     server = {"host": "203.0.113.7", "hostKey": installation.lab.server.host_key}
+    seen = "select 1 from site_ssl where site_id = %s and ssl_status = 'pending'"
     with _channel(installation) as channel, open_plain(installation.database_url) as conn:
+        # Whoever looked all the time would take the processor from those who work.
+        conn.execute("listen certpilot_outbox")
         for number in range(COMMANDS):
             site_id = f"pending_{number}"
             body = json.dumps(command(site=site_id, domain=f"p{number}.example.com", server=server)).encode()
             began = time.perf_counter()
             channel.basic_publish("ssl.commands", "ssl.issue", body)
-            seen = "select 1 from site_ssl where site_id = %s and ssl_status = 'pending'"
-            times.append((wait(lambda: conn.execute(seen, (site_id,)).fetchone(), every=0.0) - began) * 1000)  # noqa: B023
+            while not conn.execute(seen, (site_id,)).fetchone():
+                list(conn.notifies(timeout=0.2, stop_after=1))
+            times.append((time.perf_counter() - began) * 1000)
         conn.execute("update job set state = 'failed', finished_at = now() where site_id like 'pending%%'")
     p50, p99 = percentile(times, 0.5), percentile(times, 0.99)
     return Row(
