@@ -4,7 +4,7 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 BOOTSTRAP := deploy/lab/bootstrap.sh
 
-.PHONY: help install demo test lint check bench chaos generate lock
+.PHONY: help install demo test failures lint check bench chaos generate lock
 
 help: ## Show this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -19,7 +19,11 @@ demo: ## Two sites from a JSON command to a valid certificate, all parts real, o
 test: ## Lint, then every test on real parts (PYTEST='-k name' to choose)
 	@$(BOOTSTRAP) lab
 	@$(MAKE) --no-print-directory check
-	@exec $(PY) -m pytest -n 3 --dist loadfile $(PYTEST)
+	@exec $(PY) -m pytest -n 3 --dist loadfile --ignore-glob='tests/system/test_failures_*' $(PYTEST)
+
+failures: ## The real lab put into each state of failure and mended again; beside `make test`, for its length
+	@$(BOOTSTRAP) lab
+	@exec $(PY) -m pytest $(wildcard tests/system/test_failures_*.py)
 
 lint: ## Format, lint, types, import rules, generated files
 	@$(BOOTSTRAP) venv

@@ -69,6 +69,7 @@ class Lab:
         self._wants = (broker, database)
         self._stack = contextlib.ExitStack()
         self._adding = threading.Lock()
+        self._added = 0
         self.servers: list[CustomerServer] = []
         self.start_seconds: dict[str, float] = {}
 
@@ -96,7 +97,8 @@ class Lab:
     def add_server(self, name: str | None = None, *, disk_megabytes: int = 512) -> CustomerServer:
         """Add a customer server and start it."""
         with self._adding:
-            number = len(self.servers) + 1
+            self._added += 1
+            number = self._added  # not the length: a server that was taken off the list keeps its folder
             name = name or f"server-{number}"
             server = CustomerServer(
                 self.network,
