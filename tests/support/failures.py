@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import cycle
+from pathlib import Path
 from typing import Any
 
 import pika
@@ -25,7 +26,8 @@ from db import clock
 from db.pool import now as database_now
 from deploy.lab.lab import Lab
 from deploy.lab.server import CustomerServer
-from tests.support.installation import DemoSite, Event, Installation, new_site, orders_of
+from tests.support.cli import Cli
+from tests.support.installation import CERTPILOT, DemoSite, Event, Installation, new_site, orders_of
 from tests.support.waiting import until
 from workers.core.model import JobState
 
@@ -34,6 +36,7 @@ TOLD_SECONDS = 120.0
 
 EPOCH = datetime.fromtimestamp(0, UTC)
 MINUTE = timedelta(minutes=1)
+_letters_in_hand = threading.Lock()  # who reads a queue's letters keeps them from everybody else
 _SOON = timedelta(minutes=10)
 _LATENCY = timedelta(seconds=3)
 """Between a decision and its row, on a machine that is busy with twenty servers."""
@@ -45,7 +48,7 @@ class Case:
 
     Attributes:
         kept: what `break_it` leaves for `mend`.
-        ended: its job has ended, and another command was sent.
+        ended: its job has ended once, and was given another chance.
     """
 
     lab: Lab
@@ -89,7 +92,8 @@ class Trouble:
         disk_megabytes: of that server.
         request: fields of the command that differ; made when the site is known.
         waits: by which time it waits: (at least, at most) after now; None: by its policy.
-        ends: the state in which the job ends at once instead of waiting; then another command is sent after the mend.
+        ends: the state in which the job ends at once instead of waiting. After the mend a dead one is replayed, as its
+            fix says; for a failed one another command is sent.
     """
 
     name: str
@@ -134,6 +138,7 @@ class Story:
         told: the event that tells it; None where it did not come.
         view: the site's row then.
         orders: that the CA had taken by then.
+        letters: the dead letters about its job then.
         feed: the whole feed at the end.
         view_after: the site's row at the end.
         orders_after: orders by the end.
@@ -145,6 +150,7 @@ class Story:
     told: Event | None = None
     view: dict[str, Any] = field(default_factory=dict)
     orders: int = 0
+    letters: list["Letter"] = field(default_factory=list)
     feed: list[Event] = field(default_factory=list)
     view_after: dict[str, Any] = field(default_factory=dict)
     orders_after: int = 0
@@ -201,6 +207,17 @@ class Servers:
             server.stop()
             with contextlib.suppress(ValueError):
                 self._lab.servers.remove(server)
+
+
+@contextmanager
+def all_roles(certpilot: Installation, log: Path, **settings: str) -> Iterator[None]:
+    """Every role in a process of its own: the lab's DNS and CA answer from ours, and must not wait for its threads."""
+    with certpilot.process(CERTPILOT, "run", "all", log=log, **settings) as process:
+        yield
+        process.terminate()
+        assert process.wait(60) == 0, log.read_text()[-3000:]
+    bugs = [line for line in log.read_text().splitlines() if "internal_error" in line]
+    assert not bugs, log.read_text()[-3000:]
 
 
 @contextmanager
@@ -266,6 +283,11 @@ def _listen(story: Story) -> None:
     story.told = _first(case, "waiting") if story.trouble.ends is None else _end_of(case)
     story.view = certpilot.view(case.site)
     story.orders = len(orders_of(case.lab, case.site))
+    if story.trouble.ends is JobState.DEAD:
+        read = letters_about
+        story.letters = until(lambda: read(certpilot, story.view["job_id"]), what="the letter")
+    elif story.trouble.ends:
+        story.letters = letters_about(certpilot, story.view["job_id"])
 
 
 def _end_of(case: Case) -> Event:
@@ -294,7 +316,7 @@ def _mend(servers: Servers, story: Story) -> None:
         story.trouble.mend(story.case)
     if story.trouble.ends:
         story.case.ended = True
-        _ask(story)
+        replay(story.case) if story.trouble.ends is JobState.DEAD else _ask(story)
 
 
 def _see_it_through(story: Story) -> None:
@@ -369,8 +391,8 @@ def check_ended(story: Story) -> None:
     assert changes == ["pending", "none"], story.text
     failed = before[-2]
     assert (failed.step, failed.code) == ("failed", trouble.code)
-    letters = letters_about(story.case.certpilot, view["job_id"])
-    assert [letter.code for letter in letters] == ([trouble.code] if trouble.ends is JobState.DEAD else [])
+    wanted = [trouble.code] if trouble.ends is JobState.DEAD else []
+    assert [letter.code for letter in story.letters] == wanted
 
 
 def _check_error(story: Story) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -401,7 +423,7 @@ def check_mended(story: Story) -> None:
     assert changes[-1].detail["error"] is None
     assert [event.sequence for event in feed] == list(range(1, len(feed) + 1))
     commands = dict.fromkeys(event.detail["commandId"] for event in feed)
-    assert len(commands) == (2 if story.trouble.ends else 1), (commands, story.text)
+    assert len(commands) == (2 if story.trouble.ends is JobState.FAILED else 1), (commands, story.text)
     assert story.orders_after == story.trouble.orders_after, story.text
 
 
@@ -414,17 +436,28 @@ class Letter:
     reason: str
 
 
+def replay(case: Case) -> None:
+    """Give the site's dead job a second chance, as an operator does."""
+    cli = Cli(**case.certpilot.environment())
+    with _letters_in_hand:
+        done = cli("dlq", "replay", "--queue", "ssl.jobs", "--site", case.site.site_id, "--by", "an operator")
+    assert done.code == 0, done.out + done.err
+
+
 def letters_about(certpilot: Installation, job_id: object) -> list[Letter]:
     """The letters about a job in `ssl.jobs.dlq`, read by plain pika and left there."""
-    connection = pika.BlockingConnection(pika.URLParameters(certpilot.rabbitmq_url))
-    channel = connection.channel()
     found = []
-    while (got := channel.basic_get("ssl.jobs.dlq"))[0] is not None:
-        _, properties, body = got
-        headers = properties.headers
-        letter = Letter(json.loads(body)["job_id"], headers["certpilot-code"], headers["certpilot-reason"])
-        found.append(letter)
-    connection.close()  # what was not acknowledged goes back
+    with _letters_in_hand:
+        connection = pika.BlockingConnection(pika.URLParameters(certpilot.rabbitmq_url))
+        channel = connection.channel()
+        while (got := channel.basic_get("ssl.jobs.dlq"))[0] is not None:
+            _, properties, body = got
+            headers = properties.headers
+            letter = Letter(
+                json.loads(body)["job_id"], headers["certpilot-code"], headers["certpilot-reason"]
+            )
+            found.append(letter)
+        connection.close()  # what was not acknowledged goes back
     return [letter for letter in found if letter.job_id == str(job_id)]
 
 

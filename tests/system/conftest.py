@@ -5,6 +5,7 @@ It is shared; what a test needs of its own are names, a database and a vhost. A 
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -34,3 +35,9 @@ def certpilot(installation: Installation) -> Iterator[Installation]:
     """The same with every role running in this process."""
     with running(installation.settings(), *ROLES):
         yield installation
+
+
+@pytest.fixture(scope="module")
+def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for what a module's processes say."""
+    return tmp_path_factory.mktemp("logs")

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +19,7 @@ from tests.support.failures import (
     Step,
     Story,
     Trouble,
+    all_roles,
     borrowed_servers,
     ca_clock_put_back,
     check_ended,
@@ -26,8 +28,7 @@ from tests.support.failures import (
     go_through,
     nothing,
 )
-from tests.support.installation import ROLES, certbot_by_hand, certbot_logs, installed
-from tests.support.roles import running
+from tests.support.installation import certbot_by_hand, certbot_logs, installed
 from workers.core.model import JobState
 
 pytestmark = pytest.mark.timeout(600)
@@ -128,7 +129,7 @@ ENDING = tuple(trouble for trouble in TROUBLES if trouble.ends)
 
 
 @pytest.fixture(scope="module")
-def stories(lab: Lab, postgres: PostgresServer, rabbit: RabbitNode) -> Iterator[dict[str, Story]]:
+def stories(lab: Lab, postgres: PostgresServer, rabbit: RabbitNode, logs: Path) -> Iterator[dict[str, Story]]:
     ca = lab.ca.production
     before = ca.limits
     figures = {LimitName.CERTIFICATES_PER_SET: CERTIFICATES_A_WEEK}
@@ -136,7 +137,7 @@ def stories(lab: Lab, postgres: PostgresServer, rabbit: RabbitNode) -> Iterator[
         installed(lab, postgres, rabbit, template=TEMPLATE) as certpilot,
         borrowed_servers(lab) as servers,
         ca_clock_put_back(lab),
-        running(certpilot.settings(), *ROLES),
+        all_roles(certpilot, logs / "roles.log"),
     ):
         ca.limits = CaLimits(figures, before.registered_domain)
         try:

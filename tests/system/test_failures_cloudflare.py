@@ -5,6 +5,7 @@ Cloudflare is the lab's stand-in (deploy/lab/cloudflare.py), which certpilot kno
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +22,7 @@ from tests.support.failures import (
     Step,
     Story,
     Trouble,
+    all_roles,
     borrowed_servers,
     ca_clock_put_back,
     check_mended,
@@ -28,7 +30,6 @@ from tests.support.failures import (
     go_through,
 )
 from tests.support.installation import (
-    ROLES,
     DemoSite,
     Event,
     Installation,
@@ -37,7 +38,6 @@ from tests.support.installation import (
     new_site,
     orders_of,
 )
-from tests.support.roles import running
 from workers.core.observed import Probe
 from workers.edges.dns import Resolver
 from workers.edges.http_probe import Prober
@@ -139,11 +139,11 @@ TROUBLES = (
 
 
 @pytest.fixture(scope="module")
-def certpilot(lab: Lab, postgres: PostgresServer, rabbit: RabbitNode) -> Iterator[Installation]:
+def certpilot(lab: Lab, postgres: PostgresServer, rabbit: RabbitNode, logs: Path) -> Iterator[Installation]:
     with (
         installed(lab, postgres, rabbit, template=TEMPLATE) as made,
         ca_clock_put_back(lab),
-        running(made.settings(), *ROLES),
+        all_roles(made, logs / "roles.log"),
     ):
         yield made
 

@@ -1,6 +1,7 @@
 """What a site's owner has to mend: told before anything is ordered, re-checked free of cost, and it goes on by itself."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -16,14 +17,14 @@ from tests.support.failures import (
     Step,
     Story,
     Trouble,
+    all_roles,
     borrowed_servers,
     ca_clock_put_back,
     check_mended,
     check_told,
     go_through,
 )
-from tests.support.installation import ROLES, installed
-from tests.support.roles import running
+from tests.support.installation import installed
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -179,12 +180,12 @@ TROUBLES = (
 
 
 @pytest.fixture(scope="module")
-def stories(lab: Lab, postgres: PostgresServer, rabbit: RabbitNode) -> Iterator[dict[str, Story]]:
+def stories(lab: Lab, postgres: PostgresServer, rabbit: RabbitNode, logs: Path) -> Iterator[dict[str, Story]]:
     with (
         installed(lab, postgres, rabbit, template=TEMPLATE) as certpilot,
         borrowed_servers(lab) as servers,
         ca_clock_put_back(lab),
-        running(certpilot.settings(), *ROLES),
+        all_roles(certpilot, logs / "roles.log"),
     ):
         yield go_through(lab, certpilot, servers, TROUBLES)
 

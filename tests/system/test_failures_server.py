@@ -17,6 +17,7 @@ from tests.support.failures import (
     Step,
     Story,
     Trouble,
+    all_roles,
     borrowed_servers,
     ca_clock_put_back,
     check_mended,
@@ -25,8 +26,7 @@ from tests.support.failures import (
     nothing,
     wait_for_certbot,
 )
-from tests.support.installation import ROLES, certbot_by_hand, installed
-from tests.support.roles import running
+from tests.support.installation import certbot_by_hand, installed
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.timeout(900)
@@ -297,16 +297,14 @@ TROUBLES = (
 
 
 @pytest.fixture(scope="module")
-def stories(
-    lab: Lab, postgres: PostgresServer, rabbit: RabbitNode, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, Story]]:
-    known_hosts = tmp_path_factory.mktemp("ssh") / "known_hosts"
+def stories(lab: Lab, postgres: PostgresServer, rabbit: RabbitNode, logs: Path) -> Iterator[dict[str, Story]]:
+    known_hosts = logs / "known_hosts"
     known_hosts.touch()
     with (
         installed(lab, postgres, rabbit, template=TEMPLATE) as certpilot,
         borrowed_servers(lab) as servers,
         ca_clock_put_back(lab),
-        running(certpilot.settings(ssh_known_hosts_file=known_hosts), *ROLES),
+        all_roles(certpilot, logs / "roles.log", CERTPILOT_SSH_KNOWN_HOSTS_FILE=str(known_hosts)),
     ):
         KNOWN_HOSTS[certpilot.database_url] = known_hosts
         yield go_through(lab, certpilot, servers, TROUBLES)
