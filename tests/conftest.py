@@ -1,5 +1,6 @@
 """Fixtures for every test: one real server of each kind a session, a fresh database or vhost a test."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -13,6 +14,10 @@ from deploy.lab.rabbitmq import RabbitNode
 from deploy.lab.run_directory import RunDirectory
 
 TEMPLATE = "certpilot_template"
+
+# A shell that starts us in the background has Ctrl-C ignored, and every program that we start would inherit that; what
+# has a handler here is back at its default there.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -107,7 +107,9 @@ class Publisher:
         if session is None or session.link.lost is not None:
             ensure_topology(self._url, name=self._name)
             session = self._session = _Session(self._url, self._name)
-        elif session.saw_return:
+        elif session.saw_return and session.idle:
+            # Not while a batch is under way: what is sent now would find the queue that those before it lacked, and
+            # arrive first.
             session.saw_return = False
             ensure_topology(self._url, name=self._name)
         return session
@@ -133,6 +135,11 @@ class _Session:
         self._last_tag = 0
         self.link = Link(url, name=name, prepare=self._prepare, on_lost=self._lost)
         self.link.open()
+
+    @property
+    def idle(self) -> bool:
+        """Whether every message has its result."""
+        return not self._batches
 
     def begin(self, batch: Batch) -> None:
         """Hand the batch to the I/O thread. If the link ends before it is sent, `_lost` finds it in `_batches`."""
