@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
+import hypothesis
 import pytest
 
 from db import migrate as migrations
@@ -14,6 +15,12 @@ from deploy.lab.rabbitmq import RabbitNode
 from deploy.lab.run_directory import RunDirectory
 
 TEMPLATE = "certpilot_template"
+
+# The same cases every time, so that a run says something of the change and not of the dice; and no deadline for each, as
+# a busy machine is no failure. New cases: make test PYTEST=--hypothesis-profile=explore
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("explore", deadline=None)
+hypothesis.settings.load_profile("repeatable")
 
 # A shell that starts us in the background has Ctrl-C ignored, and every program that we start would inherit that; what
 # has a handler here is back at its default there.

@@ -41,7 +41,7 @@ def test_any_bytes_are_read_without_an_exception(output: bytes) -> None:
             continue
 
 
-@given(st.text(alphabet=st.characters(exclude_characters="\n")))
+@given(st.text(alphabet=st.characters(codec="utf-8", exclude_characters="\n")))
 def test_section_cannot_end_itself(line: str) -> None:
     """The script puts a bar before every line of a file, whatever the file says."""
     inside = "".join(f"|{text}\n" for text in (line, "end certificate", "result=STALE", "begin x"))
