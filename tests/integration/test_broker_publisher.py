@@ -111,7 +111,7 @@ def test_a_message_too_large_for_the_broker_does_not_hold_up_the_others(
 ) -> None:
     ensure_topology(broker_url, name="test")
     before = rabbit.eval("element(2, application:get_env(rabbit, max_message_size))")
-    rabbit.eval("application:set_env(rabbit, max_message_size, 100000)")
+    set_max_message_size(rabbit, "100000")
     try:
         batch = [event(1), event(2, size=100_001), event(3)]
         first = publisher.publish_batch(batch)
@@ -119,7 +119,13 @@ def test_a_message_too_large_for_the_broker_does_not_hold_up_the_others(
         assert first[2] is UNKNOWN
         assert publisher.publish_batch([event(1), event(3)]) == [CONFIRMED, CONFIRMED]
     finally:
-        rabbit.eval(f"application:set_env(rabbit, max_message_size, {before})")
+        set_max_message_size(rabbit, before)
+
+
+def set_max_message_size(rabbit: RabbitNode, size: str) -> None:
+    """RabbitMQ 3.10 asks the application's environment for it, 4 a persistent term that is set once at its start."""
+    rabbit.eval(f"application:set_env(rabbit, max_message_size, {size})")
+    rabbit.eval(f"persistent_term:put(max_message_size, {size})")
 
 
 def test_a_message_that_amqp_cannot_carry_does_not_hold_up_the_others(publisher: Publisher) -> None:
