@@ -1,4 +1,4 @@
-"""Tables limit_bucket, limit_wait, issued_set, server_account: the ledger of the CA's limits (DESIGN B.7).
+"""Tables limit_bucket and limit_wait: the ledger of the CA's limits (DESIGN B.7).
 
 The arithmetic is that of `workers.core.limits` and `workers.core.waiting_line`; tests hold them against each other.
 
@@ -107,14 +107,27 @@ def fill(conn: Connection, spends: Sequence[LedgerSpend]) -> None:
         )
 
 
-def believe_refusal(conn: Connection, refused: LedgerSpend, retry_at: datetime) -> None:
-    """The CA refused although our bucket allowed (others spend it too): it allows this spend not before `retry_at`."""
+def believe_refusal(
+    conn: Connection, refused: LedgerSpend, retry_at: datetime, *, reserved_are_counted: bool = False
+) -> None:
+    """The CA refused although our bucket allowed (others spend it too): it allows this spend not before `retry_at`.
+
+    Args:
+        conn: the transaction that has ended the refused order's own reservation.
+        refused: what was refused.
+        retry_at: the CA's time, UTC.
+        reserved_are_counted: that time has our other orders under way in it (`core.limits.refused_until`).
+    """
     tat = retry_at + refused.burst - refused.emission * refused.cost
     conn.execute(
-        "insert into limit_bucket (limit_name, key, tat) values (%s, %s, %s) on conflict (limit_name, key) do update"
-        " set tat = greatest(limit_bucket.tat, excluded.tat)",
-        (refused.limit_name, refused.key, tat),
-    )
+        "insert into limit_bucket (limit_name, key, tat) values (%(name)s, %(key)s, %(tat)s)"
+        " on conflict (limit_name, key) do update"
+        " set tat = greatest(limit_bucket.tat, excluded.tat - %(counted)s * limit_bucket.reserved)",
+        {
+            "name": refused.limit_name, "key": refused.key, "tat": tat,
+            "counted": refused.emission if reserved_are_counted else timedelta(0),
+        },
+    )  # fmt: skip
 
 
 def lines(
@@ -205,76 +218,17 @@ def turn_of_server(
     return None if row is None else row[0]
 
 
-def last_issued_at(conn: Connection, directory_url: str, set_hash: str) -> datetime | None:
-    """When a certificate for exactly this set was last issued, as far as we know; UTC."""
-    row = conn.execute(
-        "select issued_at from issued_set where directory_url = %s and set_hash = %s",
-        (directory_url, set_hash),
-    ).fetchone()
-    return None if row is None else row[0]
-
-
-def note_issued(conn: Connection, directory_url: str, set_hash: str, opened_at: datetime) -> None:
-    """Remember that a certificate for this set was issued, by an attempt that was counted at `opened_at` (real time).
-
-    The CA did it later than that, so it takes the set for renewable at least as long as we do.
-    """
-    conn.execute(
-        "insert into issued_set (directory_url, set_hash, issued_at)"
-        " values (%s, %s, %s + (certpilot_now() - clock_timestamp()))"
-        " on conflict (directory_url, set_hash) do update set issued_at = excluded.issued_at",
-        (directory_url, set_hash, opened_at),
-    )
-
-
-def note_seen(conn: Connection, directory_url: str, set_hash: str, issued_at: datetime) -> None:
-    """Remember a newer certificate for a set that was issued through us before: the server's own timer renewed it.
-
-    One for a set that we never had is left alone: it may be another CA's.
-    """
-    conn.execute(
-        "update issued_set set issued_at = %s where directory_url = %s and set_hash = %s and issued_at < %s",
-        (issued_at, directory_url, set_hash, issued_at),
-    )
-
-
-def account_of(conn: Connection, server_key: str, directory_url: str) -> str | None:
-    """The ACME account that the server uses at this CA, where it is known."""
-    row = conn.execute(
-        "select account from server_account where server_key = %s and directory_url = %s",
-        (server_key, directory_url),
-    ).fetchone()
-    return None if row is None else row[0]
-
-
-def note_account(conn: Connection, server_key: str, directory_url: str, account: str | None) -> None:
-    """Remember the server's ACME account at this CA, or that it has none (any more)."""
-    conn.execute(
-        "delete from server_account where server_key = %s and directory_url = %s", (server_key, directory_url)
-    )
-    if account is not None:
-        conn.execute(
-            "insert into server_account (server_key, directory_url, account) values (%s, %s, %s)",
-            (server_key, directory_url, account),
-        )
-
-
 def move(conn: Connection, limit_names: Sequence[str], from_key: str, to_key: str) -> None:
     """Let one payer's buckets and waits be another's from now on; keys that go on behind `from_key` go on likewise."""
     conn.execute("select move_limits(%s, %s, %s)", (list(limit_names), from_key, to_key))
 
 
 def prune(conn: Connection, limit: int) -> int:
-    """Delete buckets that are full again, which says the same as no row, and the oldest sets; at most `limit` each.
+    """Delete buckets that are full again, which says the same as no row; at most `limit` of them.
 
     Returns:
-        How many buckets were deleted.
+        How many were deleted.
     """
-    conn.execute(
-        "delete from issued_set where (directory_url, set_hash) in (select directory_url, set_hash from issued_set"
-        " where issued_at < certpilot_now() - interval '400 days' limit %s)",
-        (limit,),
-    )
     return conn.execute(
         "delete from limit_bucket where (limit_name, key) in (select limit_name, key from limit_bucket"
         " where reserved = 0 and tat <= certpilot_now() limit %s for update skip locked)",

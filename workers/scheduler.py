@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable
 
-from db import jobs, outbox, sites
+from db import ca_memory, jobs, limits, outbox, sites
 from db.jobs import Offer
 from db.pool import Connection, DatabaseError, Pool, transaction
 from workers import announce, logs, metrics
@@ -79,4 +79,7 @@ class Scheduler:
     def _prune(self) -> None:
         with transaction(self._pool) as conn:
             pruned = outbox.prune(conn, _KEEP_OUTBOX_DAYS, _PRUNE_BATCH)
-        log.info("outbox.pruned", messages=pruned)
+        with transaction(self._pool) as conn:
+            buckets = limits.prune(conn, _PRUNE_BATCH)
+            ca_memory.prune_issued(conn, _PRUNE_BATCH)
+        log.info("tables.pruned", messages=pruned, buckets=buckets)

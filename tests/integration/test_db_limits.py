@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from contracts.codes import Code
-from db import claims, jobs, limits, outcomes
+from db import ca_memory, claims, jobs, limits, outcomes
 from db.limits import LedgerSpend
 from db.pool import Connection, Pool, open_pool, transaction
 from tests.support.held_jobs import add_job, take
@@ -117,7 +117,7 @@ steps = st.lists(
         st.tuples(st.just("come at the next turn")),
         st.tuples(st.just("settle"), st.integers(0, 10), st.booleans()),
         st.tuples(st.just("fail"), st.sampled_from(BUCKETS)),
-        st.tuples(st.just("refusal"), st.sampled_from(BUCKETS), st.integers(0, 100_000_000)),
+        st.tuples(st.just("refusal"), st.sampled_from(BUCKETS), st.integers(0, 100_000_000), st.booleans()),
         st.tuples(st.just("fill"), st.sampled_from(BUCKETS)),
     ),
     min_size=10,
@@ -183,11 +183,13 @@ class Twin:
             case "fail", bucket:
                 limits.spend(self.conn, [wanted(*bucket)])
                 self.model.spend(bucket, self.now)
-            case "refusal", bucket, microseconds:
+            case "refusal", bucket, microseconds, counted:
                 said = self.now + timedelta(microseconds=microseconds)
-                limits.believe_refusal(self.conn, wanted(*bucket), said)
+                limits.believe_refusal(self.conn, wanted(*bucket), said, reserved_are_counted=counted)
                 stored = self.model.buckets[bucket]
-                self.model.buckets[bucket] = refused_until(LIMITS[bucket[0]], stored, said)
+                self.model.buckets[bucket] = refused_until(
+                    LIMITS[bucket[0]], stored, said, reserved_are_counted=counted
+                )
             case "fill", bucket:
                 limits.fill(self.conn, [wanted(*bucket)])
                 self.model.buckets[bucket] = Bucket(EPOCH, self.model.buckets[bucket].reserved)
@@ -476,8 +478,8 @@ def test_issuance_counts_from_the_attempts_beginning_which_is_before_the_cas(
     conn.execute("update clock set ahead_by = interval '30 days'")
     job = claims.hold(conn, job.claim)
     opened_at = outcomes.read_attempt(conn, job).opened_at
-    limits.note_issued(conn, "ca", "hash", opened_at)
-    issued_at = limits.last_issued_at(conn, "ca", "hash")
+    ca_memory.note_issued(conn, "ca", "hash", opened_at)
+    issued_at = ca_memory.last_issued_at(conn, "ca", "hash")
     assert issued_at is not None
     assert abs(issued_at - opened_at - timedelta(days=30)) < timedelta(seconds=1)
     assert issued_at <= opened_at + timedelta(days=30)
@@ -486,15 +488,15 @@ def test_issuance_counts_from_the_attempts_beginning_which_is_before_the_cas(
 def test_newer_certificate_of_a_set_that_we_had_extends_its_exemption_and_no_other_does(
     conn: Connection,
 ) -> None:
-    limits.note_issued(conn, "ca", "ours", NOW)
-    before = limits.last_issued_at(conn, "ca", "ours")
+    ca_memory.note_issued(conn, "ca", "ours", NOW)
+    before = ca_memory.last_issued_at(conn, "ca", "ours")
     assert before is not None
-    limits.note_seen(conn, "ca", "ours", before - timedelta(days=1))
-    assert limits.last_issued_at(conn, "ca", "ours") == before
-    limits.note_seen(conn, "ca", "ours", before + timedelta(days=60))
-    assert limits.last_issued_at(conn, "ca", "ours") == before + timedelta(days=60)
-    limits.note_seen(conn, "ca", "anothers", before)
-    assert limits.last_issued_at(conn, "ca", "anothers") is None
+    ca_memory.note_seen(conn, "ca", "ours", before - timedelta(days=1))
+    assert ca_memory.last_issued_at(conn, "ca", "ours") == before
+    ca_memory.note_seen(conn, "ca", "ours", before + timedelta(days=60))
+    assert ca_memory.last_issued_at(conn, "ca", "ours") == before + timedelta(days=60)
+    ca_memory.note_seen(conn, "ca", "anothers", before)
+    assert ca_memory.last_issued_at(conn, "ca", "anothers") is None
 
 
 def test_pruning_keeps_what_says_more_than_a_full_bucket(conn: Connection) -> None:
@@ -504,9 +506,10 @@ def test_pruning_keeps_what_says_more_than_a_full_bucket(conn: Connection) -> No
     set_clock(conn, NOW + timedelta(hours=1))
     limits.settle(conn, [(wanted(ORDERS, "used"), True)])
     assert limits.reserve(conn, job_id, [wanted(ORDERS, "reserved")]) is None
-    limits.note_issued(conn, "ca", "now", NOW + timedelta(hours=1))
+    ca_memory.note_issued(conn, "ca", "now", NOW + timedelta(hours=1))
     conn.execute("insert into issued_set values ('ca', 'long ago', %s)", (NOW - timedelta(days=401),))
     assert limits.prune(conn, 10) == 1
+    assert ca_memory.prune_issued(conn, 10) == 1
     assert {row[0] for row in conn.execute("select key from limit_bucket")} == {"used", "reserved"}
-    assert limits.last_issued_at(conn, "ca", "now") is not None
-    assert limits.last_issued_at(conn, "ca", "long ago") is None
+    assert ca_memory.last_issued_at(conn, "ca", "now") is not None
+    assert ca_memory.last_issued_at(conn, "ca", "long ago") is None

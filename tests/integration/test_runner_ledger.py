@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from contracts.codes import Code
-from db import claims, jobs, outcomes
-from db import limits as table
+from db import ca_memory, claims, jobs, outcomes
 from db import pool as pools
 from db.outcomes import ClosedAttempt
 from db.pool import Connection, Pool, transaction
@@ -541,4 +540,4 @@ def test_attempt_of_the_ca_that_was_set_before_is_settled_with_its_own_figures(
     desk.ledger = Ledger("https://other.test/dir", limits_file)
     desk.succeed(flight)
     assert (desk.reserved(), desk.taken(ORDERS, f"{CA}|{ACCOUNT}")) == (0, 1)
-    assert table.last_issued_at(desk.conn, "https://other.test/dir", "") is None
+    assert ca_memory.last_issued_at(desk.conn, "https://other.test/dir", "") is None

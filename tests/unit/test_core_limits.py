@@ -245,6 +245,18 @@ def test_what_the_ca_says_is_believed() -> None:
     assert refused_until(EXACT_SET, bucket, NOW) == bucket  # an earlier word does not shorten it
 
 
+def test_orders_under_way_are_not_counted_twice_where_the_ca_has_counted_them() -> None:
+    """Three orders are under way, another client has taken the rest, and the fourth is refused for an hour."""
+    said, under_way = NOW + timedelta(hours=1), Bucket(NOW, reserved=3)
+    bucket = refused_until(ORDERS, under_way, said, reserved_are_counted=True)
+    for _ in range(3):
+        bucket = settle(ORDERS, bucket, NOW + timedelta(minutes=1), spent=True)
+    assert reserve(ORDERS, bucket, said).allowed
+    assert not reserve(ORDERS, bucket, said - US).allowed
+    later = refused_until(EXACT_SET, under_way, said)
+    assert settle(EXACT_SET, later, NOW, spent=True).tat == said + EXACT_SET.burst_offset
+
+
 def test_a_reservation_can_be_settled_only_once() -> None:
     with pytest.raises(ValueError, match="1 tokens to settle, 0 reserved"):
         settle(ORDERS, Bucket(), NOW, spent=True)

@@ -189,19 +189,26 @@ def settle(limit: Limit, bucket: Bucket, now: datetime, cost: int = 1, *, spent:
     return Bucket(tat, bucket.reserved - cost)
 
 
-def refused_until(limit: Limit, bucket: Bucket, retry_at: datetime, cost: int = 1) -> Bucket:
+def refused_until(
+    limit: Limit, bucket: Bucket, retry_at: datetime, cost: int = 1, *, reserved_are_counted: bool = False
+) -> Bucket:
     """Believe the CA where it refused although our bucket allowed: others spend its buckets too (DESIGN B.7).
 
     Args:
         limit: its figures.
-        bucket: as stored.
+        bucket: as stored, without the reservation of the order that was refused.
         retry_at: when the CA says that it will allow `cost`, UTC.
         cost: tokens that were refused.
+        reserved_are_counted: the CA takes the tokens when it makes the order, so its time has those of our other orders
+            under way in it already (or refuses them too); they must not be counted twice. What it takes when it issues
+            comes on top.
 
     Returns:
         A bucket that allows `cost` not before `retry_at`.
     """
     tat = retry_at + limit.burst_offset - limit.emission * cost
+    if reserved_are_counted:
+        tat -= limit.emission * bucket.reserved
     return replace(bucket, tat=tat if bucket.tat is None else max(bucket.tat, tat))
 
 

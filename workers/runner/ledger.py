@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from contracts.codes import Code
-from db import limits, outcomes, pool
+from db import ca_memory, limits, outcomes, pool
 from db.claims import HeldJob
 from db.limits import LedgerSpend, Refused
 from db.outcomes import ClosedAttempt, CountedAttempt
@@ -94,13 +94,13 @@ class Ledger:
         A server's account buckets are keyed by the server until its account is known; then what it spent and reserved
         is the account's. A newer certificate for a set that we had issued comes from the server's own timer.
         """
-        known = limits.account_of(conn, job.server_key, self._ca)
+        known = ca_memory.account_of(conn, job.server_key, self._ca)
         if known != payer.account:
-            limits.note_account(conn, job.server_key, self._ca, payer.account)
+            ca_memory.note_account(conn, job.server_key, self._ca, payer.account)
             if payer.account is not None:
                 limits.move(conn, _OF_ACCOUNT, f"{self._ca}|{job.server_key}", f"{self._ca}|{payer.account}")
         if certificate is not None:
-            limits.note_seen(conn, self._ca, exact_set_hash(certificate.names), certificate.not_before)
+            ca_memory.note_seen(conn, self._ca, exact_set_hash(certificate.names), certificate.not_before)
 
     def spends(self, conn: Connection, job: HeldJob, payer: Payer, now: datetime) -> tuple[Spend, ...]:
         """What an order for the job's names needs, a registration included where the server has no account yet."""
@@ -111,7 +111,7 @@ class Ledger:
             server_key=job.server_key,
             names=job.names,
             registered_domains=registered_domains(job.names),
-            last_issued_at=limits.last_issued_at(conn, self._ca, exact_set_hash(job.names)),
+            last_issued_at=ca_memory.last_issued_at(conn, self._ca, exact_set_hash(job.names)),
         )
         registration = () if payer.account else spends_of_registration(self.profile, payer.address)
         return *registration, *spends_of_order(self.profile, order, now)
@@ -198,7 +198,7 @@ class Ledger:
         if not all(one.key.startswith(f"{self._ca}|") for one in spends):
             return  # the setting names another CA now: nothing more is ever asked of this one
         if closed.fate is OrderFate.ISSUED:
-            limits.note_issued(conn, self._ca, exact_set_hash(job.names), counted.opened_at)
+            ca_memory.note_issued(conn, self._ca, exact_set_hash(job.names), counted.opened_at)
             payer = self._payer(conn, job, counted)
             limits.fill(conn, _ledger_spends(reset_by_success(self.profile, payer, job.names)))
         else:
@@ -216,14 +216,16 @@ class Ledger:
         """The CA refused although our buckets allowed it: others spend them too."""
         if problem is not None and problem.code is Code.TOO_MANY_REQUESTS:
             retry_at = problem.retry_at or pool.now(conn) + _WITHOUT_A_TIME
-            for one in _ledger_spends(refused_spends(spends, problem.evidence, problem.names)):
-                limits.believe_refusal(conn, one, retry_at)
+            about = refused_spends(spends, problem.evidence, problem.names)
+            for one, wanted in zip(about, _ledger_spends(about), strict=True):
+                at_once = one.paid_by in {PaidBy.ORDER, PaidBy.REGISTRATION}
+                limits.believe_refusal(conn, wanted, retry_at, reserved_are_counted=at_once)
 
     def _payer(self, conn: Connection, job: HeldJob, counted: CountedAttempt) -> str:
         """Whose account buckets the attempt touches: the server's account, once that is known."""
         payer = str(counted.spec.get("payer") or job.server_key)
         if payer == job.server_key:
-            payer = limits.account_of(conn, job.server_key, self._ca) or payer
+            payer = ca_memory.account_of(conn, job.server_key, self._ca) or payer
         return payer
 
     def _stored_spends(self, conn: Connection, job: HeldJob, counted: CountedAttempt) -> list[Spend]:
