@@ -82,6 +82,7 @@ def unpublished(conn: Connection, lane: Lane, limit: int, *, besides: Sequence[i
             "select seq, exchange, routing_key, message_id, content_type, headers, body from outbox"
             " where published_at is null and lane = %s and seq <> all(%s) order by seq limit %s",
             (lane, list(besides), limit),
+            binary=True,  # bodies as they are, and not twice as long in hexadecimal digits
         ).fetchall()
 
 
