@@ -421,6 +421,25 @@ def test_a_visitor_who_is_sent_in_a_circle_is_found_through_the_public_name(
     assert probe.headers["cf-ray"] == "8a-FRA"
 
 
+def test_first_answer_is_given_as_it_is_and_no_redirect_followed(site: Site, names: DnsServer) -> None:
+    site.answers["https://other.example/folder.d"] = moved("http://other.example/folder.d/")
+    asked = prober(site, names).first_answers(
+        ["https://other.example/folder.d", "http://other.example/none", "https://absent.example/x"]
+    )
+    folder, none = asked
+    assert (folder.name, folder.address, folder.status, folder.error) == (
+        "other.example",
+        "127.0.0.1",
+        301,
+        None,
+    )
+    assert folder.headers["location"] == "http://other.example/folder.d/"
+    assert (none.url, none.status) == ("http://other.example/none", 404)
+    site.stop()
+    (away,) = prober(site, names).first_answers(["https://other.example/folder.d"])
+    assert (away.error, away.status) == (ProbeError.REFUSED, None)
+
+
 def test_an_open_and_a_closed_port_are_told_apart(site: Site) -> None:
     assert tcp_open("127.0.0.1", site.ports[80]) == TcpResult("127.0.0.1", site.ports[80], None)
     with socket.create_server(("127.0.0.1", 0)) as closed:
