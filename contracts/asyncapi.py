@@ -9,7 +9,7 @@ from contracts.events import ROUTING_KEYS, event_type_of
 from contracts.schema import schema_documents, schema_file_of
 
 ASYNCAPI_VERSION: Final = "3.0.0"
-CONTRACT_VERSION: Final = "1.0.0"
+CONTRACT_VERSION: Final = "1.1.0"
 """Grows in its second place with every compatible addition; what is not compatible gets a new `type` instead."""
 
 AMQP_BINDING_VERSION: Final = "0.3.0"
@@ -19,10 +19,11 @@ _PERSISTENT = 2  # AMQP 0-9-1 delivery-mode
 _COMMAND_ROUTING_KEYS: Final = {
     CommandKind.ISSUE: topology.ISSUE_ROUTING_KEY,
     CommandKind.RENEW: topology.RENEW_ROUTING_KEY,
+    CommandKind.REMOVE: topology.REMOVE_ROUTING_KEY,
 }
 
 _DESCRIPTION: Final = """\
-Free HTTPS certificates for sites on many customer servers. Publish IssueSSL or RenewSSL, follow the events.
+Free HTTPS certificates for sites on many customer servers. Publish IssueSSL, RenewSSL or RemoveSSL, follow the events.
 Bodies are CloudEvents 1.0 structured JSON in UTF-8. `source` and `id` together make a command idempotent.
 Fields that are not known are ignored on both sides; every error code is in docs/errors.md."""
 

@@ -56,6 +56,7 @@ EXPECTED: Final[Mapping[str, str]] = {
     "data.server.publicAddresses[]": "an IP address",
     "data.requestedBy": f"a string of at most {_MAX_REQUESTER_CHARACTERS} characters without control characters",
     "data.force": "true or false",
+    "data.revoke": "true or false",
 }
 """What each field has to be, in the words of a rejection. Keyed by path; `[]` stands for any position."""
 
@@ -185,6 +186,19 @@ class RenewData(CommandModel):
     ] = None
     requested_by: Annotated[_Requester | None, Field(description="Who asked, for the record.")] = None
     force: Annotated[bool | None, Field(description="Renew also before the renewal window opens.")] = False
+
+
+class RemoveData(CommandModel):
+    """Ask for a site's certificate to be removed from its server; it is not renewed any more."""
+
+    site_id: Annotated[SiteId, Field(description="The site.")]
+    revoke: Annotated[
+        bool | None, Field(description="Also revoke the certificate at the certificate authority.")
+    ] = False
+    requested_by: Annotated[_Requester | None, Field(description="Who asked, for the record.")] = None
+
+
+CommandData = IssueData | RenewData | RemoveData
 
 
 def normalised(model: type[CommandModel], raw: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,11 +14,13 @@ class CommandKind(StrEnum):
 
     ISSUE = "issue"
     RENEW = "renew"
+    REMOVE = "remove"
 
 
 COMMAND_TYPES: Final[Mapping[CommandKind, str]] = {
     CommandKind.ISSUE: "com.cloudaipilot.ssl.issue.v1",
     CommandKind.RENEW: "com.cloudaipilot.ssl.renew.v1",
+    CommandKind.REMOVE: "com.cloudaipilot.ssl.remove.v1",
 }
 """The CloudEvents `type` of each command; it, not the routing key, decides what a message is."""
 
@@ -83,6 +85,24 @@ class RenewSSL:
 
 
 @dataclass(frozen=True, slots=True)
+class RemoveSSL:
+    """Remove a site's certificate from its server and stop renewing it.
+
+    Attributes:
+        site_id: the site.
+        revoke: tell the CA too that the certificate is not to be trusted any more.
+        requested_by: who asked, for the record.
+    """
+
+    site_id: str
+    revoke: bool = False
+    requested_by: str | None = None
+
+
+Command = IssueSSL | RenewSSL | RemoveSSL
+
+
+@dataclass(frozen=True, slots=True)
 class Rejection:
     """Why a command that could be read is refused.
 
@@ -110,7 +130,7 @@ class ReadCommand:
         site_id: `data.siteId`, else `subject`; None where neither can be read.
         kind: what is asked for.
         body_hash: hex SHA-256; equal for the same request, whatever its `time`, spelling of names and key order.
-        domain: the primary name that was asked for, where it normalises.
+        domain: the primary name that was asked for, where one was and it normalises.
         command: the command, normalised.
         rejection: why not.
     """
@@ -121,5 +141,5 @@ class ReadCommand:
     kind: CommandKind
     body_hash: str
     domain: str | None
-    command: IssueSSL | RenewSSL | None
+    command: Command | None
     rejection: Rejection | None

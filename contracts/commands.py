@@ -1,4 +1,4 @@
-"""Reading the two commands (DESIGN A.1), and building them as any producer would."""
+"""Reading the commands (DESIGN A.1), and building them as any producer would."""
 
 import json
 import re
@@ -14,17 +14,21 @@ from contracts.command_models import (
     DEFAULT_PORT,
     DEFAULT_USERNAME,
     EXPECTED,
+    CommandData,
     IssueData,
+    RemoveData,
     RenewData,
     ServerData,
     normalised,
 )
 from contracts.command_values import (
     COMMAND_TYPES,
+    Command,
     CommandKind,
     IssueSSL,
     ReadCommand,
     Rejection,
+    RemoveSSL,
     RenewSSL,
     ServerRef,
 )
@@ -43,19 +47,22 @@ from contracts.times import format_time
 __all__ = [
     "COMMAND_MODELS",
     "COMMAND_TYPES",
+    "Command",
     "CommandKind",
     "IssueSSL",
     "ReadCommand",
     "Rejection",
+    "RemoveSSL",
     "RenewSSL",
     "ServerRef",
     "build_command",
     "read_command",
 ]
 
-COMMAND_MODELS: Final[Mapping[CommandKind, type[IssueData] | type[RenewData]]] = {
+COMMAND_MODELS: Final[Mapping[CommandKind, type[CommandData]]] = {
     CommandKind.ISSUE: IssueData,
     CommandKind.RENEW: RenewData,
+    CommandKind.REMOVE: RemoveData,
 }
 
 _KIND_OF_TYPE: Final = {command_type: kind for kind, command_type in COMMAND_TYPES.items()}
@@ -117,9 +124,7 @@ def _read_envelope(document: dict[str, Any]) -> tuple[Envelope, list[Rejection]]
     return Envelope.model_validate(rest), [fault for _, fault in faults]
 
 
-def _read_data(
-    model: type[IssueData] | type[RenewData], envelope: Envelope
-) -> tuple[IssueData | RenewData | None, list[Rejection]]:
+def _read_data(model: type[CommandData], envelope: Envelope) -> tuple[CommandData | None, list[Rejection]]:
     if not isinstance(envelope.data, dict):
         return None, [_wrong("data", envelope.data)]
     try:
@@ -129,7 +134,7 @@ def _read_data(
     faults = []
     if envelope.subject not in {None, data.site_id}:
         faults.append(_wrong("subject", envelope.subject))
-    if len({data.domain, *(data.aliases or ())} - {None}) > MAX_NAMES:
+    if not isinstance(data, RemoveData) and len({data.domain, *(data.aliases or ())} - {None}) > MAX_NAMES:
         faults.append(_wrong("data.aliases", envelope.data["aliases"]))
     return data, faults
 
@@ -148,11 +153,11 @@ def _wrong(path: str, value: Any) -> Rejection:
     return Rejection(Code.INVALID_REQUEST, f"{path} must be {expected}, not {shown(value)}.", path)
 
 
-def _judge(
-    data: IssueData | RenewData | None, faults: list[Rejection]
-) -> tuple[IssueSSL | RenewSSL | None, Rejection | None]:
+def _judge(data: CommandData | None, faults: list[Rejection]) -> tuple[Command | None, Rejection | None]:
     if data is None or faults:
         return None, faults[0]
+    if isinstance(data, RemoveData):
+        return RemoveSSL(data.site_id, data.revoke or False, data.requested_by), None
     if isinstance(data, IssueData) and data.domain is None:
         return None, Rejection(Code.NO_DOMAIN, f"Site {data.site_id} has no domain.", "data.domain")
     for path, name in _names_of(data):
@@ -201,7 +206,7 @@ def _valid_or_none(name: Any) -> str | None:
         return None
 
 
-def build_command(command: IssueSSL | RenewSSL, *, command_id: str, source: str, sent_at: datetime) -> bytes:
+def build_command(command: Command, *, command_id: str, source: str, sent_at: datetime) -> bytes:
     """Write a command as any producer would; its content type is `contracts.envelope.CONTENT_TYPE`.
 
     Args:
@@ -213,16 +218,7 @@ def build_command(command: IssueSSL | RenewSSL, *, command_id: str, source: str,
     Returns:
         The message's body.
     """
-    kind = CommandKind.ISSUE if isinstance(command, IssueSSL) else CommandKind.RENEW
-    data: dict[str, Any] = {
-        "siteId": command.site_id,
-        "domain": command.domain,
-        "aliases": None if command.aliases is None else list(command.aliases),
-        "server": None if command.server is None else _server_on_the_wire(command.server),
-        "requestedBy": command.requested_by,
-    }
-    if isinstance(command, RenewSSL) and command.force:
-        data["force"] = True
+    kind, data = _data_on_the_wire(command)
     envelope = {
         "specversion": "1.0",
         "id": command_id,
@@ -234,6 +230,20 @@ def build_command(command: IssueSSL | RenewSSL, *, command_id: str, source: str,
         "data": {key: value for key, value in data.items() if value is not None},
     }
     return json.dumps(envelope, ensure_ascii=False).encode()
+
+
+def _data_on_the_wire(command: Command) -> tuple[CommandKind, dict[str, Any]]:
+    data: dict[str, Any] = {"siteId": command.site_id, "requestedBy": command.requested_by}
+    if isinstance(command, RemoveSSL):
+        return CommandKind.REMOVE, data | {"revoke": command.revoke or None}
+    data |= {
+        "domain": command.domain,
+        "aliases": None if command.aliases is None else list(command.aliases),
+        "server": None if command.server is None else _server_on_the_wire(command.server),
+    }
+    if isinstance(command, RenewSSL):
+        return CommandKind.RENEW, data | {"force": command.force or None}
+    return CommandKind.ISSUE, data
 
 
 def _server_on_the_wire(server: ServerRef) -> dict[str, Any]:

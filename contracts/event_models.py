@@ -62,6 +62,7 @@ StepWord = Literal[
     "superseded",
 ]
 ActionWord = Literal["replay", "discard", "pause", "resume", "cancel"]
+RenewerWord = Literal["server", "certpilot"]
 
 
 class EventModel(BaseModel):
@@ -170,4 +171,28 @@ class OperatorAction(_Common):
     )
 
 
-EventData = StatusChanged | RequestRejected | JobProgress | OperatorAction
+class CertificateRenewed(_AboutSite):
+    """A site's certificate was replaced by a newer one for the same names, before it expired or after."""
+
+    by: Annotated[
+        RenewerWord, Field(description="server: its own timer did it; certpilot: a job of ours did.")
+    ]
+    previous_expiry: Annotated[Instant | None, Field(description="notAfter of the one before.")] = None
+    ssl_expiry: Annotated[Instant, Field(description="notAfter of the new one.")]
+
+
+class CertificateAtRisk(_AboutSite):
+    """Something has to be mended, or the site's certificate lapses; told once per cause.
+
+    A null error ends it: the risk is over.
+    """
+
+    ssl_expiry: Annotated[Instant | None, Field(description="When the certificate lapses: its notAfter.")] = (
+        None
+    )
+    error: Annotated[Error | None, Field(description="The cause; null: the risk is over.")] = None
+
+
+EventData = (
+    StatusChanged | RequestRejected | JobProgress | OperatorAction | CertificateRenewed | CertificateAtRisk
+)

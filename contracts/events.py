@@ -23,6 +23,8 @@ from contracts.envelope import (
 from contracts.event_models import (
     CODE_PATTERN,
     MAX_SEQUENCE,
+    CertificateAtRisk,
+    CertificateRenewed,
     Error,
     EventData,
     JobProgress,
@@ -38,6 +40,8 @@ from contracts.times import format_time, parse_time
 __all__ = [
     "EVENT_TYPE_PREFIX",
     "ROUTING_KEYS",
+    "CertificateAtRisk",
+    "CertificateRenewed",
     "Error",
     "EventData",
     "EventProperties",
@@ -65,6 +69,8 @@ ROUTING_KEYS: Final[Mapping[type[EventData], str]] = {
     RequestRejected: topology.REQUEST_REJECTED_ROUTING_KEY,
     JobProgress: topology.JOB_PROGRESS_ROUTING_KEY,
     OperatorAction: topology.OPERATOR_ACTION_ROUTING_KEY,
+    CertificateRenewed: topology.CERTIFICATE_RENEWED_ROUTING_KEY,
+    CertificateAtRisk: topology.CERTIFICATE_AT_RISK_ROUTING_KEY,
 }
 
 

@@ -6,8 +6,18 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from contracts.codes import Code
-from contracts.commands import CommandKind, IssueSSL, RenewSSL, ServerRef, build_command
+from contracts.commands import (
+    Command,
+    CommandKind,
+    IssueSSL,
+    RemoveSSL,
+    RenewSSL,
+    ServerRef,
+    build_command,
+)
 from contracts.events import (
+    CertificateAtRisk,
+    CertificateRenewed,
     EventData,
     JobProgress,
     OperatorAction,
@@ -44,10 +54,16 @@ def command_examples() -> Mapping[CommandKind, list[dict[str, Any]]]:
             ),
             _document(RenewSSL(_SITE), "a8e4bb0e-93f0-4d4b-b5cb-4d8b0c4f1e33"),
         ],
+        CommandKind.REMOVE: [
+            _document(
+                RemoveSSL(_SITE, revoke=True, requested_by="user_42"), "3c1d8a52-70fb-4a3f-9a8e-6f6d2f0d9b44"
+            ),
+            _document(RemoveSSL(_SITE), "9be5a6c1-2f7a-4c55-8f0d-4a1b6f3e7d20"),
+        ],
     }
 
 
-def _document(command: IssueSSL | RenewSSL, command_id: str) -> dict[str, Any]:
+def _document(command: Command, command_id: str) -> dict[str, Any]:
     body = build_command(command, command_id=command_id, source="/sites", sent_at=_SENT_AT)
     document: dict[str, Any] = json.loads(body)
     return document
@@ -96,11 +112,23 @@ def event_examples() -> Mapping[type[EventData], list[dict[str, Any]]]:
     )
     replayed = OperatorAction(action="replay", by="alice", reason="disk was full", queue="ssl.jobs", count=12)
     cancelled = OperatorAction(**about, sequence=6, action="cancel", by="alice@ops-1", count=1)
+    renewed = CertificateRenewed(
+        **{**about, "job_id": None, "command_id": None, "command_source": None},
+        sequence=11, by="server", previous_expiry=_SENT_AT, ssl_expiry=expiry,
+    )  # fmt: skip
+    at_risk = CertificateAtRisk(
+        **{**about, "job_id": None, "command_id": None, "command_source": None},
+        sequence=12, ssl_expiry=expiry,
+        error=error_object(Code.DNS_WRONG_SERVER, "shop.example.com points to 192.0.2.99, not to this server."),
+    )  # fmt: skip
+    over = at_risk.model_copy(update={"sequence": 13, "error": None})
     return {
         StatusChanged: [_event(active, 1), _event(given_up, 2)],
         RequestRejected: [_event(refused, 3)],
         JobProgress: [_event(waiting, 4), _event(started, 5)],
         OperatorAction: [_event(replayed, 6), _event(cancelled, 7)],
+        CertificateRenewed: [_event(renewed, 8)],
+        CertificateAtRisk: [_event(at_risk, 9), _event(over, 10)],
     }
 
 

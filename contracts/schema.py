@@ -14,7 +14,11 @@ from contracts.examples import command_examples, event_examples
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 
-_COMMAND_TITLES: Final = {CommandKind.ISSUE: "IssueSSL", CommandKind.RENEW: "RenewSSL"}
+_COMMAND_TITLES: Final = {
+    CommandKind.ISSUE: "IssueSSL",
+    CommandKind.RENEW: "RenewSSL",
+    CommandKind.REMOVE: "RemoveSSL",
+}
 
 
 def schema_file_of(message_type: str) -> str:

@@ -8,6 +8,8 @@ from typing import Any, Final
 from contracts.codes import Code
 from contracts.events import (
     EVENT_TYPE_PREFIX,
+    CertificateAtRisk,
+    CertificateRenewed,
     JobProgress,
     OperatorAction,
     ReceivedEvent,
@@ -21,6 +23,9 @@ from contracts.times import parse_time
 # Not strftime, whose month names depend on the machine's locale.
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _MAX_QUOTE_CHARACTERS = 200
+
+REMOVAL: Final = "Removal: "
+"""Begins the message of every progress event of a removal, whose steps are not those of a certificate that is made."""
 
 CAUSES: Final[Mapping[Code, str]] = MappingProxyType(
     {
@@ -137,6 +142,8 @@ def _tell_status(event: ReceivedEvent, name: str) -> str:
         case "expired":
             return f"Certificate for {name} has expired{because}"
         case _:
+            if cause is None and event.data.get("previousStatus") in {"active", "expired"}:
+                return f"The certificate for {name} was removed"
             return f"No certificate for {name}{because}"
 
 
@@ -162,6 +169,9 @@ def _tell_rejection(event: ReceivedEvent, name: str) -> str:
 def _tell_progress(event: ReceivedEvent, name: str) -> str:
     step = event.data.get("step")
     cause = _cause_of(event, name)
+    message = _message_of(event)
+    if message.startswith(REMOVAL):
+        return f"Removal of the certificate for {name}: {message.removeprefix(REMOVAL)}"
     if step == "waiting":
         retry_at = _instant(event.data.get("retryAt"))
         later = "" if retry_at is None else f"; next check {_moment(retry_at, event.occurred_at)}"
@@ -196,6 +206,24 @@ def _object_of(event: ReceivedEvent, name: str) -> str:
     return f"{what} of {queue}" if queue else what
 
 
+def _tell_renewed(event: ReceivedEvent, name: str) -> str:
+    expiry = _instant(event.data.get("sslExpiry"))
+    until = "" if expiry is None else f"; valid until {_day(expiry)}"
+    by = "by its own server" if event.data.get("by") == "server" else "by certpilot"
+    return f"Certificate for {name} was renewed {by}{until}"
+
+
+def _tell_risk(event: ReceivedEvent, name: str) -> str:
+    cause = _cause_of(event, name)
+    if cause is None:
+        return f"The certificate for {name} is no longer at risk"
+    expiry = _instant(event.data.get("sslExpiry"))
+    when = "" if expiry is None else f" on {_day(expiry)}"
+    if expiry is not None and expiry <= event.occurred_at:
+        return f"The certificate for {name} has lapsed: {cause}"
+    return f"The certificate for {name} will lapse{when} unless this is mended: {cause}"
+
+
 def _tell_unknown(event: ReceivedEvent, name: str) -> str:
     words = event.event_type.removeprefix(EVENT_TYPE_PREFIX).removeprefix("ssl.").split(".")
     if words[-1].startswith("v") and words[-1][1:].isdigit():
@@ -210,6 +238,8 @@ _TELLERS: Final = {
     event_type_of(RequestRejected): _tell_rejection,
     event_type_of(JobProgress): _tell_progress,
     event_type_of(OperatorAction): _tell_action,
+    event_type_of(CertificateRenewed): _tell_renewed,
+    event_type_of(CertificateAtRisk): _tell_risk,
 }
 
 

@@ -13,10 +13,13 @@ DEFAULT_EXCHANGE: Final = ""
 
 ISSUE_ROUTING_KEY: Final = "ssl.issue"
 RENEW_ROUTING_KEY: Final = "ssl.renew"
+REMOVE_ROUTING_KEY: Final = "ssl.remove"
 STATUS_CHANGED_ROUTING_KEY: Final = "ssl.status.changed"
 REQUEST_REJECTED_ROUTING_KEY: Final = "ssl.request.rejected"
 JOB_PROGRESS_ROUTING_KEY: Final = "ssl.job.progress"
 OPERATOR_ACTION_ROUTING_KEY: Final = "ssl.operator.action"
+CERTIFICATE_RENEWED_ROUTING_KEY: Final = "ssl.certificate.renewed"
+CERTIFICATE_AT_RISK_ROUTING_KEY: Final = "ssl.certificate.at_risk"
 
 COMMANDS_QUEUE: Final = "ssl.commands"
 JOBS_QUEUE: Final = "ssl.jobs"

@@ -70,6 +70,12 @@ class HeldJob:
     cancel_requested: bool
     error_code: Code | None
     admitted_at: datetime
+    revoke: bool
+
+    @property
+    def is_own_renewal(self) -> bool:
+        """Whether certpilot renews because the server has not: no command asked for it."""
+        return self.kind is JobKind.RENEW and self.command_id is None
 
 
 class ClaimLostError(Exception):
@@ -139,7 +145,7 @@ def hold(conn: Connection, held: Claim) -> HeldJob:
             " select j.site_id, j.kind, j.epoch, j.domain, j.names, j.server_host, j.server_port, j.server_username,"
             " j.server_host_key, j.server_public_addresses, j.server_key, j.force, j.command_id, j.command_source,"
             " j.attempt, j.attempt_open, j.fails, j.failing_since, j.crashes, j.serial_before, j.superseded_by,"
-            " j.cancel_requested, j.error_code, j.admitted_at"
+            " j.cancel_requested, j.error_code, j.admitted_at, j.revoke"
             " from g, job j where j.id = %s and j.state = 'running' and j.fence = %s for update of j",
             (list(held.keys), held.owner, len(held.keys), held.job_id, held.fence),
         ).fetchone()
@@ -172,6 +178,7 @@ def _held(held: Claim, row: dict[str, Any]) -> HeldJob:
         cancel_requested=row["cancel_requested"],
         error_code=Code(row["error_code"]) if row["error_code"] else None,
         admitted_at=row["admitted_at"],
+        revoke=row["revoke"],
     )
 
 

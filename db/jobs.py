@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from psycopg.rows import class_row
+from psycopg.rows import class_row, dict_row
 
 from db.pool import Connection
+from db.sites import server_of
 from workers.core.model import JobId, JobKind, JobState, Server
 
 
@@ -25,6 +26,7 @@ class NewJob:
     command_source: str | None
     requested_by: str | None
     serial_known: str | None = None
+    revoke: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +43,14 @@ def insert(conn: Connection, job: NewJob, reoffer_seconds: float) -> Offer:
     conn.execute(
         "insert into job (id, site_id, kind, state, domain, names, server_host, server_port, server_username,"
         " server_host_key, server_public_addresses, server_key, force, command_id, command_source, requested_by,"
-        " serial_before, run_at)"
-        " values (%s, %s, %s, 'queued', %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s,"
+        " serial_before, revoke, run_at)"
+        " values (%s, %s, %s, 'queued', %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s,"
         " certpilot_now() + make_interval(secs => %s))",
         (
             job.job_id, job.site_id, job.kind, job.names[0], list(job.names), job.server.host, job.server.port,
             job.server.username, job.server.host_key, list(job.server.public_addresses), job.server.key, job.force,
-            job.command_id, job.command_source, job.requested_by, job.serial_known, reoffer_seconds,
+            job.command_id, job.command_source, job.requested_by, job.serial_known,
+            job.revoke, reoffer_seconds,
         ),
     )  # fmt: skip
     return Offer(job.job_id, job.kind, 1)
@@ -70,6 +73,26 @@ def supersede_or_flag(conn: Connection, job_id: JobId, by: JobId) -> bool:
         return True
     conn.execute("update job set superseded_by = %s where id = %s", (by, job_id))
     return False
+
+
+@dataclass(frozen=True, slots=True)
+class Success:
+    """What a job that succeeded was about."""
+
+    names: tuple[str, ...]
+    server: Server
+
+
+def last_success(conn: Connection, site_id: str, server_key: str) -> Success | None:
+    """The site's last issue or renewal that went well on that server; None: there was none."""
+    with conn.cursor(row_factory=dict_row) as cursor:
+        row = cursor.execute(
+            "select names, server_host, server_port, server_username, server_host_key, server_public_addresses from job"
+            " where site_id = %s and server_key = %s and state = 'succeeded' and kind in ('issue', 'renew')"
+            " order by created_at desc limit 1",
+            (site_id, server_key),
+        ).fetchone()
+    return None if row is None else Success(tuple(row["names"]), server_of(row))
 
 
 def asked_by(conn: Connection, job_id: JobId) -> tuple[str | None, str | None]:
@@ -225,6 +248,17 @@ def attempts(conn: Connection, job_id: str) -> list[AttemptRow]:
             " where job_id = %s order by attempt",
             (UUID(job_id),),
         ).fetchall()
+
+
+def cancel_for_removal(conn: Connection, job_id: JobId) -> bool:
+    """Cancel a job that waits, for a removal that its site's owner asked for; False where a run of it may live."""
+    done = conn.execute(
+        "update job set state = 'cancelled', finished_at = certpilot_now(), run_at = null, retry_at = null,"
+        " because = 'removal', updated_at = certpilot_now()"
+        " where id = %s and state in ('queued', 'waiting') and not attempt_open",
+        (job_id,),
+    )
+    return bool(done.rowcount)
 
 
 def cancel_or_flag(conn: Connection, job_id: str) -> tuple[str, bool] | None:

@@ -10,7 +10,8 @@ from psycopg.rows import class_row, dict_row
 
 from contracts.codes import Code
 from db.pool import Connection
-from workers.core.model import Certificate, JobId, JobState, LiveJob, Server, Site, SslStatus
+from workers.core.model import Certificate, JobId, JobKind, JobState, LiveJob, Server, Site, SslStatus
+from workers.core.watch import Schedule
 
 _LOCK_TRIES = 5
 
@@ -51,7 +52,7 @@ def lock(conn: Connection, site_id: str) -> Site:
                 "select s.site_id, s.domain, s.aliases, s.server_host, s.server_port, s.server_username,"
                 " s.server_host_key, s.server_public_addresses, s.ssl_status, s.ssl_expiry, s.certificate_serial,"
                 " s.certificate_names, s.certificate_issuer, s.certificate_not_before, s.certificate_server_key,"
-                " s.ever_issued, s.job_id, j.state as job_state, j.domain as job_domain, j.names as job_names,"
+                " s.ever_issued, s.job_id, j.kind as job_kind, j.attempt as job_attempt, j.state as job_state, j.domain as job_domain, j.names as job_names,"
                 " j.server_key as job_server_key, j.error_code as job_error_code, j.retry_at as job_retry_at,"
                 " exists (select from pause p where p.scope in ('*', j.server_host)) as job_paused"
                 " from site s left join job j on j.id = s.job_id where s.site_id = %s for update of s",
@@ -115,6 +116,8 @@ def _live_job(row: dict[str, Any]) -> LiveJob | None:
         waits_on=Code(waits_on) if waits_on else None,
         retry_at=row["job_retry_at"] if state is JobState.WAITING else None,
         paused=row["job_paused"],
+        kind=JobKind(row["job_kind"]),
+        attempt=row["job_attempt"],
     )
 
 
@@ -164,15 +167,19 @@ def set_server(conn: Connection, site_id: str, server: Server) -> None:
     )
 
 
-def set_certificate(conn: Connection, site_id: str, certificate: Certificate, server_key: str) -> None:
-    """Make the site active with a certificate that was seen on disk and on the wire."""
+def set_certificate(
+    conn: Connection, site_id: str, certificate: Certificate, server_key: str, plan: Schedule
+) -> None:
+    """Make the site active with a certificate that was seen on disk and on the wire, and plan what comes next."""
     conn.execute(
         "update site set ssl_status = 'active', ssl_expiry = %s, certificate_serial = %s, certificate_names = %s,"
         " certificate_issuer = %s, certificate_not_before = %s, certificate_server_key = %s, ever_issued = true,"
+        " next_check_at = %s, renewal_due_at = %s, looks_gone = 0,"
         " error_code = null, error_message = null, updated_at = certpilot_now() where site_id = %s",
         (
             certificate.not_after, certificate.serial, list(certificate.names),
-            certificate.issuer, certificate.not_before, server_key, site_id,
+            certificate.issuer, certificate.not_before, server_key,
+            plan.next_check_at, plan.renewal_due_at, site_id,
         ),
     )  # fmt: skip
 
@@ -194,6 +201,25 @@ def forget_certificate(conn: Connection, site_id: str) -> None:
     )
 
 
+def set_removed(conn: Connection, site_id: str) -> None:
+    """Forget what the site had: nothing is renewed or watched any more, and a renewal finds nothing issued."""
+    forget_certificate(conn, site_id)
+    conn.execute(
+        "update site set ever_issued = false, renewal_due_at = null, next_check_at = null, at_risk_code = null,"
+        " at_risk_message = null, looks_gone = 0, error_code = null, error_message = null where site_id = %s",
+        (site_id,),
+    )
+
+
+def set_job(conn: Connection, site_id: str, job_id: JobId) -> None:
+    """Make a job the site's newest without changing what is asked for; the last error goes."""
+    conn.execute(
+        "update site set job_id = %s, error_code = null, error_message = null, updated_at = certpilot_now()"
+        " where site_id = %s",
+        (job_id, site_id),
+    )
+
+
 def set_error(conn: Connection, site_id: str, code: Code | None, message: str | None) -> None:
     """Keep the last failure for readers of `site_ssl`, or clear it."""
     conn.execute(
@@ -207,6 +233,20 @@ def set_error_of_job(conn: Connection, site_id: str, job_id: JobId, code: Code, 
     conn.execute(
         "update site set error_code = %s, error_message = %s, updated_at = certpilot_now() where site_id = %s and job_id = %s",
         (code, message, site_id, job_id),
+    )
+
+
+def lock_risk(conn: Connection, site_id: str) -> str | None:
+    """The cause of a lapse that was told last and is not over, under the site's lock; None: there is none."""
+    row = conn.execute("select at_risk_code from site where site_id = %s for update", (site_id,)).fetchone()
+    return None if row is None else row[0]
+
+
+def set_risk(conn: Connection, site_id: str, code: Code | None, message: str | None) -> None:
+    """Keep the cause that is told now, or none."""
+    conn.execute(
+        "update site set at_risk_code = %s, at_risk_message = %s, updated_at = certpilot_now() where site_id = %s",
+        (code, message, site_id),
     )
 
 
@@ -225,43 +265,19 @@ def lock_expired(conn: Connection, limit: int) -> list[str]:
     return [row[0] for row in rows]
 
 
+def sharing_lineage(conn: Connection, site_id: str, domain: str, server: Server) -> str | None:
+    """Another site that has its certificate from the same lineage: the same domain on the same server; None: none."""
+    row = conn.execute(
+        "select site_id from site where server_host = %s and server_port = %s and domain = %s and site_id <> %s"
+        " and ssl_status in ('active', 'pending') limit 1",
+        (server.host, server.port, domain, site_id),
+    ).fetchone()
+    return None if row is None else row[0]
+
+
 def next_expiry_seconds(conn: Connection) -> float | None:
     """Seconds until the next active site expires (real time); None without one."""
     row = conn.execute(
         "select extract(epoch from min(ssl_expiry) - clock_timestamp())::float8 from site where ssl_status = 'active'"
     ).fetchone()
     return None if row is None else row[0]
-
-
-@dataclass(frozen=True, slots=True)
-class SiteRow:
-    """One row of the view site_ssl; attribute names are the view's columns."""
-
-    site_id: str
-    domain: str | None
-    ssl_status: str
-    ssl_expiry: datetime | None
-    job_id: str | None
-    job_state: str | None
-    attempt: int | None
-    retry_at: datetime | None
-    error_code: str | None
-    error_message: str | None
-    updated_at: datetime
-    sequence: int
-
-
-def read(conn: Connection, site_id: str | None = None, *, limit: int = 1000) -> list[SiteRow]:
-    """Rows of the reader view, one site's or the most recently changed ones."""
-    with conn.cursor(row_factory=class_row(SiteRow)) as cursor:
-        if site_id is not None:
-            return cursor.execute(
-                "select site_id, domain, ssl_status, ssl_expiry, job_id::text, job_state, attempt, retry_at,"
-                " error_code, error_message, updated_at, sequence from site_ssl where site_id = %s",
-                (site_id,),
-            ).fetchall()
-        return cursor.execute(
-            "select site_id, domain, ssl_status, ssl_expiry, job_id::text, job_state, attempt, retry_at,"
-            " error_code, error_message, updated_at, sequence from site_ssl order by updated_at desc limit %s",
-            (limit,),
-        ).fetchall()

@@ -1,4 +1,4 @@
-"""Role runner, the Dramatiq side: the actors `issue_ssl` and `renew_ssl`. They begin a job and return.
+"""Role runner, the Dramatiq side: the actors `issue_ssl`, `renew_ssl`, `remove_ssl`, `cleanup_ssl`. They begin a job and return.
 
 No actor waits for certbot: `Runner.begin` starts the run and hands the job to the process's poller, so a handful of
 threads holds hundreds of jobs (DESIGN B.2).
@@ -11,6 +11,7 @@ from dramatiq.brokers.rabbitmq import RabbitmqBroker
 
 from contracts.topology import JOBS_QUEUE
 from workers.core.model import JobId
+from workers.edges.job_message import ACTOR_NAMES
 from workers.runner.runner import Runner
 
 _STOP_SECONDS = 5.0
@@ -18,12 +19,12 @@ _STOP_SECONDS = 5.0
 
 
 def register(broker: RabbitmqBroker, runner: Runner) -> None:
-    """Register both actors on this broker; the path is the same, the job's row says what was asked for."""
+    """Register the actors on this broker; the entry is the same, the job's row says what was asked for."""
 
     def begin(job_id: str, epoch: int) -> None:
         runner.begin(JobId(job_id), epoch)
 
-    for name in ("issue_ssl", "renew_ssl"):
+    for name in ACTOR_NAMES.values():
         dramatiq.actor(actor_name=name, queue_name=JOBS_QUEUE, broker=broker)(begin)
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import uuid4
 
-from contracts.event_models import ActionWord, Error
+from contracts.event_models import ActionWord, CertificateAtRisk, CertificateRenewed, Error, RenewerWord
 from contracts.events import (
     EventData,
     JobProgress,
@@ -103,6 +103,29 @@ def operator_action(
     data = OperatorAction(
         site_id=about.site_id, domain=row.domain, sequence=row.sequence, command_id=about.command_id,
         command_source=about.command_source, job_id=about.job_id, action=action, by=by, reason=reason, queue=queue, count=count,
+    )  # fmt: skip
+    _append(conn, about.site_id, data, row.at)
+
+
+def certificate_renewed(
+    conn: Connection, about: About, *, by: RenewerWord, previous_expiry: datetime | None, ssl_expiry: datetime
+) -> None:
+    """Tell that a newer certificate for the same names is served."""
+    row = sites.bump_sequence(conn, about.site_id)
+    data = CertificateRenewed(
+        site_id=about.site_id, domain=row.domain, sequence=row.sequence, command_id=about.command_id,
+        command_source=about.command_source, job_id=about.job_id, by=by, previous_expiry=previous_expiry,
+        ssl_expiry=ssl_expiry,
+    )  # fmt: skip
+    _append(conn, about.site_id, data, row.at)
+
+
+def certificate_at_risk(conn: Connection, about: About, problem: Problem | None) -> None:
+    """Tell why the site's certificate may lapse, or (None) that it will not."""
+    row = sites.bump_sequence(conn, about.site_id)
+    data = CertificateAtRisk(
+        site_id=about.site_id, domain=row.domain, sequence=row.sequence, command_id=about.command_id,
+        command_source=about.command_source, job_id=about.job_id, ssl_expiry=row.ssl_expiry, error=_error(problem),
     )  # fmt: skip
     _append(conn, about.site_id, data, row.at)
 

@@ -9,14 +9,14 @@ from contextlib import suppress
 from uuid import uuid4
 
 from contracts.codes import Code
-from contracts.commands import IssueSSL, ReadCommand, Rejection, RenewSSL, ServerRef, read_command
+from contracts.commands import IssueSSL, ReadCommand, Rejection, RemoveSSL, RenewSSL, ServerRef, read_command
 from contracts.envelope import SetAside
 from contracts.topology import COMMANDS_QUEUE, LETTER_ID_HEADER
 from db import deliveries, inbox, jobs, pool, sites
 from db.inbox import Taken
 from db.jobs import NewJob
 from db.pool import Connection, DatabaseError, OperationalError, Pool, transaction
-from workers import announce, letters, logs, metrics
+from workers import announce, letters, logs, metrics, removals
 from workers.announce import About
 from workers.core.admission import Admitted, Joined, Rejected, Request, admit
 from workers.core.model import JobId, JobKind, Problem, Server, Site, SslStatus, Step
@@ -113,6 +113,9 @@ def _decide(conn: Connection, delivery: Delivery, command: ReadCommand, site_id:
         problem = Problem(command.rejection.code, command.rejection.message)
         announce.rejected(conn, about, problem, domain=command.domain)
         return
+    if isinstance(command.command, RemoveSSL):
+        removals.remove(conn, about, site, command.command)
+        return
     decision = admit(_request(command.command), site, pool.now(conn), real_now=pool.real_now(conn))
     match decision:
         case Rejected():
@@ -142,7 +145,7 @@ def _admit(
 ) -> None:
     job_id = JobId(str(uuid4()))
     if decision.supersedes is not None:
-        _supersede(conn, about.site_id, decision.supersedes, job_id)
+        removals.supersede(conn, about.site_id, decision.supersedes, job_id)
     # Written without waiting for each answer in turn: `pending` is what a person waits for.
     with conn.pipeline():
         queued = jobs.insert(
@@ -162,13 +165,6 @@ def _admit(
             announce.status_changed(conn, admitted, previous=site.ssl_status)
         announce.progress(conn, admitted, Step.QUEUED, "Waiting for a free runner.")
         offer(conn, [queued])
-
-
-def _supersede(conn: Connection, site_id: str, old: JobId, new: JobId) -> None:
-    if jobs.supersede_or_flag(conn, old, new):
-        # Whoever waits for the older command learns of its end under that command's id.
-        about = About(site_id, *jobs.asked_by(conn, old), job_id=old)
-        announce.progress(conn, about, Step.SUPERSEDED, f"Superseded by job {new}.")
 
 
 def _set_aside(conn: Connection, delivery: Delivery, problem: SetAside) -> None:

@@ -16,10 +16,11 @@ from db.pool import Connection, connect, real_now
 from tests.support.cli import HOSTILE, Cli, add_job, feed_event, without_ansi
 from tests.support.waiting import until
 from workers.core.model import Certificate
+from workers.core.watch import schedule
 
 SITE_COLUMNS = [
     "site_id", "domain", "ssl_status", "ssl_expiry", "job_id", "job_state", "attempt", "retry_at", "error_code",
-    "error_message", "updated_at", "sequence",
+    "error_message", "updated_at", "sequence", "renewal_due_at", "next_check_at", "at_risk_code",
 ]  # fmt: skip
 FEED_COLUMNS = [
     "id", "event_id", "event_type", "site_id", "domain", "ssl_status", "title", "error_code", "detail", "occurred_at",
@@ -45,7 +46,9 @@ def wait_on_dns(conn: Connection, job_id: str, message: str = "www points to 192
 def activate(conn: Connection, site_id: str) -> datetime:
     begin = real_now(conn).replace(microsecond=0)
     certificate = Certificate("0a", ("shop.example.com",), "Test CA", begin, begin + timedelta(days=90))
-    sites.set_certificate(conn, site_id, certificate, "server:203.0.113.7:22")
+    sites.set_certificate(
+        conn, site_id, certificate, "server:203.0.113.7:22", schedule(certificate, begin, 0.5)
+    )
     return certificate.not_after
 
 

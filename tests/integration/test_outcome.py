@@ -3,10 +3,11 @@
 from datetime import UTC, datetime
 
 from contracts.codes import Code
-from db import sites
+from db import reader_views, sites
 from db.pool import Connection, Pool, transaction
 from tests.support.held_jobs import SERVER, add_job, take
 from workers.core.model import Certificate, JobState, Problem
+from workers.core.watch import schedule
 from workers.runner import outcome
 from workers.runner.outcome import End
 
@@ -26,7 +27,9 @@ def fail(pool: Pool, *names: str) -> None:
 def activate(pool: Pool) -> None:
     with transaction(pool) as conn:
         sites.lock(conn, "site")
-        sites.set_certificate(conn, "site", CERTIFICATE, SERVER.key)
+        sites.set_certificate(
+            conn, "site", CERTIFICATE, SERVER.key, schedule(CERTIFICATE, CERTIFICATE.not_before, 0.5)
+        )
 
 
 def test_certificate_of_the_domain_that_a_site_had_before_is_forgotten_when_the_new_one_fails(
@@ -34,7 +37,7 @@ def test_certificate_of_the_domain_that_a_site_had_before_is_forgotten_when_the_
 ) -> None:
     activate(pool)
     fail(pool, "new.example")
-    row = sites.read(conn, "site")[0]
+    row = reader_views.read(conn, "site")[0]
     assert (row.domain, row.ssl_status, row.ssl_expiry) == ("new.example", "none", None)
     with conn.transaction():
         site = sites.lock(conn, "site")
@@ -44,5 +47,5 @@ def test_certificate_of_the_domain_that_a_site_had_before_is_forgotten_when_the_
 def test_certificate_that_is_still_the_sites_own_stays_when_a_job_fails(pool: Pool, conn: Connection) -> None:
     activate(pool)
     fail(pool, "old.example")
-    row = sites.read(conn, "site")[0]
+    row = reader_views.read(conn, "site")[0]
     assert (row.ssl_status, row.ssl_expiry) == ("active", CERTIFICATE.not_after)

@@ -15,7 +15,7 @@ def command(
 ) -> dict[str, Any]:
     """A valid command; `data` replaces or adds fields of its data."""
     body: dict[str, Any] = {"siteId": site, "domain": "shop.example.com", "aliases": [], "server": SERVER}
-    if kind == "renew":
+    if kind in {"renew", "remove"}:
         body = {"siteId": site}
     return {
         "specversion": "1.0",

@@ -144,6 +144,12 @@ class Installation:
         publish(self.rabbitmq_url, body, routing_key="ssl.renew")
         return str(body["id"])
 
+    def remove(self, site: DemoSite, **data: Any) -> str:
+        """Publish RemoveSSL; its id."""
+        body = command("remove", site=site.site_id, **data)
+        publish(self.rabbitmq_url, body, routing_key="ssl.remove")
+        return str(body["id"])
+
     # --- a reader ---------------------------------------------------------------------------------------------------
 
     def view(self, site: DemoSite) -> dict[str, Any]:

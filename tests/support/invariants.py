@@ -309,7 +309,7 @@ def _each_job_ends_in_one_event(world: World) -> Iterator[str]:
     """An end says pending only where the site was pending already, by a newer job; what made it so is no end."""
     changed = "a.event_type = 'com.cloudaipilot.ssl.status.changed.v1'"
     for row in world.rows(
-        "select j.id, j.state, j.started_at,"
+        "select j.id, j.kind, j.state, j.because, j.started_at,"
         f" count(a.*) filter (where {changed} and not (a.detail->>'sslStatus' = 'pending'"
         "   and a.detail->>'previousStatus' <> 'pending')) as ends,"
         " count(a.*) filter (where a.detail->>'step' = 'superseded') as superseded,"
@@ -317,6 +317,8 @@ def _each_job_ends_in_one_event(world: World) -> Iterator[str]:
         " from job j left join activity_feed a on a.detail->>'jobId' = j.id::text group by j.id"
     ):
         state, ends, superseded = row["state"], row["ends"], row["superseded"]
+        if row["kind"] == "cleanup" or (row["because"] == "removal" and ends <= 1):
+            continue  # nobody waits for the one; the end of the other is told together with its removal's
         if state == "superseded":
             # A dead one had its end before a newer job took its place.
             if superseded != 1 or ends > 1 + row["replays"]:

@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel
 
 from contracts.codes import Code
-from contracts.command_models import EXPECTED, IssueData, RenewData, ServerData
+from contracts.command_models import EXPECTED, IssueData, RemoveData, RenewData, ServerData
 from contracts.commands import (
     CommandKind,
     IssueSSL,
@@ -239,7 +239,12 @@ def paths_of(model: type[BaseModel], path: str) -> Iterator[str]:
 
 
 def test_every_field_has_words_for_its_rejection() -> None:
-    paths = {*paths_of(Envelope, ""), *paths_of(IssueData, "data."), *paths_of(RenewData, "data.")}
+    paths = {
+        *paths_of(Envelope, ""),
+        *paths_of(IssueData, "data."),
+        *paths_of(RenewData, "data."),
+        *paths_of(RemoveData, "data."),
+    }
     assert paths == set(EXPECTED)
 
 

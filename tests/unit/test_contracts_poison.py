@@ -16,7 +16,7 @@ GOOD = body(issue())
 ID = "id must be a string of 1 to 1024 bytes without control characters, not "
 SOURCE = "source must be a string of 1 to 1024 bytes without control characters, not "
 NESTED = "The body nests deeper than 64 levels."
-TYPES = "it must be com.cloudaipilot.ssl.issue.v1 or com.cloudaipilot.ssl.renew.v1."
+TYPES = "it must be com.cloudaipilot.ssl.issue.v1 or com.cloudaipilot.ssl.renew.v1 or com.cloudaipilot.ssl.remove.v1."
 DRAMATIQ = {
     "queue_name": "ssl.commands", "actor_name": "issue_ssl", "args": [], "kwargs": {}, "options": None,
     "message_id": "1", "message_timestamp": 1,

@@ -246,8 +246,8 @@ def test_the_asyncapi_document_has_the_parts_that_version_3_asks_for() -> None:
 
 def test_the_routing_keys_are_those_of_the_contract() -> None:
     assert {channel["address"] for channel in ASYNCAPI["channels"].values()} == {
-        "ssl.issue", "ssl.renew", "ssl.status.changed", "ssl.request.rejected", "ssl.job.progress",
-        "ssl.operator.action",
+        "ssl.issue", "ssl.renew", "ssl.remove", "ssl.status.changed", "ssl.request.rejected", "ssl.job.progress",
+        "ssl.operator.action", "ssl.certificate.renewed", "ssl.certificate.at_risk",
     }  # fmt: skip
 
 

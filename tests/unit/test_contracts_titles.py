@@ -9,6 +9,8 @@ import pytest
 from contracts.codes import Code
 from contracts.event_models import ActionWord, StepWord
 from contracts.events import (
+    CertificateAtRisk,
+    CertificateRenewed,
     EventData,
     JobProgress,
     OperatorAction,
@@ -116,6 +118,23 @@ TITLES = {
         "alice discarded 1 dead letter of ssl.commands"),
     "paused": (OperatorAction(action="pause", by="alice", reason="maintenance"), "alice paused work: maintenance"),
     "resumed": (OperatorAction(action="resume", by="alice"), "alice resumed work"),
+    "removed": (status("active", "none"), "The certificate for shop.example.com was removed"),
+    "step of a removal": (
+        progress("done", message="Removal: the certificate for shop.example.com was deleted on 203.0.113.7."),
+        ("Removal of the certificate for shop.example.com: the certificate for shop.example.com was deleted on"
+         " 203.0.113.7")),
+    "renewed by the server": (
+        CertificateRenewed(**SITE, by="server", previous_expiry=NOW, ssl_expiry=EXPIRY),
+        "Certificate for shop.example.com was renewed by its own server; valid until 24 Feb 2027"),
+    "at risk": (
+        CertificateAtRisk(**SITE, ssl_expiry=EXPIRY, error=DNS),
+        ("The certificate for shop.example.com will lapse on 24 Feb 2027 unless this is mended: DNS of"
+         " shop.example.com does not resolve")),
+    "lapsed": (
+        CertificateAtRisk(**SITE, ssl_expiry=NOW, error=DNS),
+        "The certificate for shop.example.com has lapsed: DNS of shop.example.com does not resolve"),
+    "the risk is over": (
+        CertificateAtRisk(**SITE, ssl_expiry=EXPIRY), "The certificate for shop.example.com is no longer at risk"),
     "cancelled": (
         OperatorAction(**SITE, action="cancel", by="alice"), "alice cancelled the request for shop.example.com"),
 }  # fmt: skip
@@ -152,13 +171,13 @@ def later(event_type: str, **data: Any) -> str:
 
 
 def test_what_a_later_version_sends_has_a_sentence_too() -> None:
-    assert later("com.cloudaipilot.ssl.certificate.renewed.v1") == "shop.example.com: certificate renewed"
-    at_risk = "com.cloudaipilot.ssl.certificate.at_risk.v1"
-    assert later(at_risk, error={"code": "NOT_SERVED"}) == (
-        "shop.example.com: certificate at risk: visitors of shop.example.com are shown another certificate"
+    assert later("com.cloudaipilot.ssl.certificate.copied.v1") == "shop.example.com: certificate copied"
+    lost = "com.cloudaipilot.ssl.certificate.lost.v1"
+    assert later(lost, error={"code": "NOT_SERVED"}) == (
+        "shop.example.com: certificate lost: visitors of shop.example.com are shown another certificate"
     )
     moon = {"code": "MOON_IN_THE_WAY", "message": "The moon is in the way."}
-    assert later(at_risk, error=moon) == "shop.example.com: certificate at risk: The moon is in the way"
+    assert later(lost, error=moon) == "shop.example.com: certificate lost: The moon is in the way"
     step = "com.cloudaipilot.ssl.job.progress.v1"
     assert later(step, step="thinking", message="Thinking hard.") == "shop.example.com: Thinking hard"
 

@@ -5,8 +5,8 @@ from datetime import datetime
 
 from contracts.catalogue import CATALOGUE
 from contracts.codes import Code
-from db import sites
-from db.sites import SiteRow
+from db import reader_views
+from db.reader_views import SiteRow
 from workers.cli import output
 from workers.cli.arguments import add_json, add_limit
 from workers.cli.feed import show_feed
@@ -58,7 +58,7 @@ def run(command: str, args: argparse.Namespace) -> int:
 
 def _status(args: argparse.Namespace) -> int:
     with database("status") as conn:
-        rows = sites.read(conn, args.site, limit=args.limit)
+        rows = reader_views.read(conn, args.site, limit=args.limit)
     if args.site is not None and not rows:
         output.complain("status", f"there is no site {args.site}: no command for it was ever taken")
         return FAILED
@@ -107,6 +107,9 @@ def _write_site(row: SiteRow, seen_at: datetime) -> None:
             ("domain", row.domain or ""),
             ("status", Cell(row.ssl_status, STATUS_STYLES.get(row.ssl_status, ""))),
             ("certificate until", expiry),
+            ("at risk", Cell(row.at_risk_code or "", "red")),
+            ("renewed by us from", output.moment_of(row.renewal_due_at, seen_at)),
+            ("looked at next", output.moment_of(row.next_check_at, seen_at)),
             ("job", row.job_id or ""),
             ("state", row.job_state or ""),
             ("attempts", str(row.attempt or "")),

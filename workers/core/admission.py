@@ -170,7 +170,7 @@ def _answer_for_job(request: Request, wanted: _Wanted, job: LiveJob) -> Joined |
     if job.state is JobState.RUNNING or (job.state is JobState.QUEUED and not job.paused):
         then = "" if same else " Send this one again when it has finished."
         return Rejected(Code.ALREADY_PENDING, f"A request for {job.domain} is already being worked on.{then}")
-    if not same:
+    if not same or job.kind.removes:
         # Also where it waits on a CA limit: the ledger decides when the new one goes.
         return None
     if job.waits_on is not None and CATALOGUE[job.waits_on].policy is Policy.WAIT_UNTIL:

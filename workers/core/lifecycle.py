@@ -41,6 +41,8 @@ class StatusEvent(StrEnum):
     ENDED_EXPIRED = "ended, certificate expired"
     ENDED_NONE = "ended, no certificate"
     EXPIRED = "notAfter passed"
+    REMOVED = "removed"
+    GONE = "gone from its server"
 
 
 _JOB_WORDS: Mapping[JobEvent, str] = {
@@ -64,6 +66,8 @@ _STATUS_WORDS: Mapping[StatusEvent, str] = {
     StatusEvent.ENDED_EXPIRED: "a job ended without a certificate; the one last seen has expired",
     StatusEvent.ENDED_NONE: "a job ended without a certificate; none was ever seen for this domain on this server",
     StatusEvent.EXPIRED: "the certificate's notAfter has passed",
+    StatusEvent.REMOVED: "a removal was asked for, and no certificate of the site is left on its server",
+    StatusEvent.GONE: "two looks in a row found the certificate gone from its server",
 }
 
 JOB_TRANSITIONS: Mapping[JobState, Mapping[JobEvent, JobState]] = MappingProxyType({
@@ -105,6 +109,7 @@ STATUS_TRANSITIONS: Mapping[SslStatus, Mapping[StatusEvent, SslStatus]] = Mappin
         StatusEvent.ADMITTED: SslStatus.PENDING,
         StatusEvent.VERIFIED: SslStatus.ACTIVE,
         StatusEvent.ENDED_NONE: SslStatus.NONE,
+        StatusEvent.REMOVED: SslStatus.NONE,
     },
     SslStatus.PENDING: {
         StatusEvent.ADMITTED: SslStatus.PENDING,  # the new job supersedes the one that waited
@@ -113,6 +118,7 @@ STATUS_TRANSITIONS: Mapping[SslStatus, Mapping[StatusEvent, SslStatus]] = Mappin
         StatusEvent.ENDED_EXPIRED: SslStatus.EXPIRED,
         StatusEvent.ENDED_NONE: SslStatus.NONE,
         StatusEvent.EXPIRED: SslStatus.PENDING,
+        StatusEvent.REMOVED: SslStatus.NONE,
     },
     SslStatus.ACTIVE: {
         StatusEvent.ADMITTED: SslStatus.PENDING,  # domain or server changed, or notAfter has passed unnoticed
@@ -121,15 +127,19 @@ STATUS_TRANSITIONS: Mapping[SslStatus, Mapping[StatusEvent, SslStatus]] = Mappin
         StatusEvent.ENDED_VALID: SslStatus.ACTIVE,
         StatusEvent.ENDED_EXPIRED: SslStatus.EXPIRED,
         StatusEvent.EXPIRED: SslStatus.EXPIRED,
+        StatusEvent.REMOVED: SslStatus.NONE,
+        StatusEvent.GONE: SslStatus.NONE,
     },
     SslStatus.EXPIRED: {
         StatusEvent.ADMITTED: SslStatus.PENDING,
         StatusEvent.VERIFIED: SslStatus.ACTIVE,
         StatusEvent.ENDED_EXPIRED: SslStatus.EXPIRED,  # a renewal that notAfter overtook
         StatusEvent.EXPIRED: SslStatus.EXPIRED,
+        StatusEvent.REMOVED: SslStatus.NONE,
     },
 })  # fmt: skip
-"""sslStatus. `active` is left only by notAfter or by a command that moves the site, never by a job that fails."""
+"""sslStatus. `active` is left by notAfter, by a command that moves or removes the site, or when the certificate is gone
+from its server; never by a job that fails."""
 
 LIVE = frozenset({JobState.QUEUED, JobState.RUNNING, JobState.WAITING})
 """States in which a job still works for its site."""

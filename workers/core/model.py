@@ -191,10 +191,18 @@ class RunOutput:
 
 
 class JobKind(StrEnum):
-    """What the job was asked for; the path is the same."""
+    """What the job was asked for; the path of the first two is the same."""
 
     ISSUE = "issue"
     RENEW = "renew"
+    REMOVE = "remove"
+    CLEANUP = "cleanup"
+    """The same on a server that the site has left; never the site's newest job."""
+
+    @property
+    def removes(self) -> bool:
+        """Whether it takes a certificate off a server."""
+        return self in {JobKind.REMOVE, JobKind.CLEANUP}
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +218,8 @@ class LiveJob:
         waits_on: the code that a waiting job waits for, else None.
         retry_at: when a waiting job goes on, UTC.
         paused: an operator paused its server, so a queued one waits too.
+        kind: what it was asked for.
+        attempt: certbot runs that it has counted; before the first, nothing of it is on the server.
     """
 
     job_id: JobId
@@ -220,6 +230,8 @@ class LiveJob:
     waits_on: Code | None = None
     retry_at: datetime | None = None
     paused: bool = False
+    kind: JobKind = JobKind.ISSUE
+    attempt: int = 0
 
 
 @dataclass(frozen=True, slots=True)

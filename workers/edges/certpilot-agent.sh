@@ -9,6 +9,8 @@
 #   clean   FENCE JOB ATTEMPT                remove the directories of the attempts 1 to ATTEMPT
 #   probe   FENCE JOB TOKEN webroot=DIR…     place a file where the CA's challenge would lie; its text is TOKEN.N for the
 #   unprobe FENCE JOB TOKEN                  N-th DIR, so that whoever fetches it sees which one was served; remove it again
+#   remove  FENCE JOB ATTEMPT NAME [revoke=yes]       take the lineage out of nginx, revoke it if asked, delete it
+#   renewal FENCE JOB ATTEMPT NAME [before=N-UNIT]    see to it that this server renews by itself, so long before expiry
 #   inspect [NAME…] | served NAME | version  read only, without a fence
 #
 # The answer: lines key=value, and sections ("begin X", lines behind a "|", "end X"). Its last line is result=…, so
@@ -241,7 +243,7 @@ place() (
 )
 
 # Only what the record names as made by us, only where it still lies, and a folder only when it is empty.
-remove() {
+take_away() {
   tac "$1" 2>/dev/null | while read -r kind path; do
     leaf=${path##*/} path=${path%/*}
     (
@@ -256,7 +258,7 @@ sweep() { # one claim at a time drives a server: probes of older ones were left 
   set +f
   for f in "$H"/probes/*; do
     n=${f##*/}; n=${n%%.*}
-    if is_number "$n" && [ "$n" -lt "$fence" ]; then remove "$f"; fi
+    if is_number "$n" && [ "$n" -lt "$fence" ]; then take_away "$f"; fi
   done
   set -f
 }
@@ -268,7 +270,197 @@ probe() {
   finish OK
 }
 
-unprobe() { sweep; remove "$record"; finish OK; }
+unprobe() { sweep; take_away "$record"; finish OK; }
+
+# --- removal ---------------------------------------------------------------------------------------------------------
+# Each step may be repeated after a death at any point: a file that is edited is edited whole, each edit alone leaves nginx
+# with a valid configuration, and the lineage goes last.
+remove() {
+  [ $# -ge 1 ] && is_host "$1" || usage name
+  name=$1 revoke=no; shift
+  for word; do case $word in revoke=yes | revoke=no) revoke=${word#*=} ;; *) usage 'a word of remove' ;; esac; done
+  flock -n 8 || finish BUSY
+  trap '' HUP PIPE # who asked may be gone: half a removal is worse than a whole one that nobody heard of
+  tmp=$(mktemp -d "$H/remove.XXXXXX") || die 'no room for temporary files'
+  trap 'rm -rf "$tmp"' EXIT
+  unserve && { [ "$revoke" = no ] || revoke; } && delete && fact removed yes
+  finish OK
+}
+
+failed() { # STEP: what it printed says why
+  fact failed "$1"
+  for f in out err; do [ ! -s "$tmp/$f" ] || tail -c "$KEEP_BYTES" "$tmp/$f" | base64 | section "$f"; done
+  return 1
+}
+
+test_nginx() { timeout 20 nginx -T >"$tmp/config" 2>"$tmp/err"; }
+
+# The files of nginx's configuration that use the lineage; links are followed, as nginx does.
+using() {
+  sed -n 's/^# configuration file \(.*\):$/\1/p' "$tmp/config" | while IFS= read -r f; do
+    [ ! -f "$f" ] || ! grep -v '^[[:space:]]*#' "$f" | grep -qF "/live/$name/" || readlink -f "$f"
+  done | sort -u
+}
+
+unserve() {
+  command -v nginx >/dev/null || return 0
+  test_nginx || { failed nginx; return; }
+  using >"$tmp/files"
+  old=$H/removed/$job.$fence # the old files are kept
+  n=0
+  while IFS= read -r f; do
+    n=$((n + 1))
+    # A folder that others write to could turn our write into one of theirs.
+    [ -O "$f" ] && [ -O "${f%/*}" ] || { say "$f is not root's" >"$tmp/err"; failed edit; return; }
+    mkdir -p "$old" && cp -p "$f" "$old/$n" && say "$f" >"$old/$n.path" && cp -p "$f" "$f.certpilot" &&
+      without "$name" <"$f" >"$f.certpilot" && mv "$f.certpilot" "$f" || die 'the configuration of nginx could not be written'
+  done <"$tmp/files"
+  [ "$n" -gt 0 ] || return 0
+  if ! test_nginx || [ -n "$(using)" ]; then
+    [ -s "$tmp/err" ] && grep -q emerg "$tmp/err" || using | sed 's/$/ still uses the certificate/' >"$tmp/err"
+    while [ "$n" -gt 0 ]; do f=$(cat "$old/$n.path"); cp -p "$old/$n" "$f.certpilot" && mv "$f.certpilot" "$f"; n=$((n - 1)); done
+    failed edit; return
+  fi
+  sync; fact edited "$n"
+  reload_nginx
+}
+
+reload_nginx() { nginx -s reload 2>/dev/null; return 0; } # not running: then it shows nothing
+
+# A vhost without what certbot put there: its own lines, the other lines of TLS that cannot stand without a certificate,
+# and the block that redirects, whose `listen` lines certbot had taken from this one.
+without() {
+  awk -v lineage="/live/$1/" '
+    function code(i,  t) { t = line[i]; sub(/#.*/, "", t); return t }
+    function names(from, to,  i, t, all) {
+      for (i = from; i <= to; i++) if (match(t = code(i), /^[ \t]*server_name[ \t]/)) { sub(/^[ \t]*server_name[ \t]+/, "", t); all = all " " t }
+      gsub(/[;\t ]+/, " ", all); return all " "
+    }
+    function within(few, many,  n, part, i) {
+      n = split(few, part, " "); for (i = 1; i <= n; i++) if (!index(many, " " part[i] " ")) return 0
+      return n > 0
+    }
+    { line[NR] = $0 }
+    END {
+      for (i = 1; i <= NR; i++) {
+        t = code(i)
+        if (!inside && t ~ /^[ \t]*server[ \t]*[{]?[ \t]*$/) { blocks++; first[blocks] = i; inside = 1; level = depth; entered = 0 }
+        opened = gsub(/[{]/, "{", t); depth += opened; if (inside && opened) entered = 1
+        depth -= gsub(/[}]/, "}", t)
+        if (!inside) continue
+        if (index(code(i), lineage)) uses[blocks] = 1
+        if (line[i] ~ /return[ \t]+404;[ \t]*# managed by Certbot/) redirects[blocks] = 1
+        if (entered && depth <= level) { last[blocks] = i; inside = 0 }
+      }
+      for (b = 1; b <= blocks; b++) if (uses[b]) {
+        kept = 0
+        for (i = first[b]; i <= last[b]; i++) {
+          if (line[i] ~ /^[ \t]*[}][ \t]*# managed by Certbot/) for (j = i; j > first[b]; j--) { gone[j] = 1; if (line[j] ~ /^[ \t]*if[ \t]*[(]/) break }
+          if (line[i] ~ /# managed by Certbot[ \t]*$/) gone[i] = 1
+          if (code(i) ~ /^[ \t]*ssl_(trusted_)?certificate(_key)?[ \t]/ && index(code(i), lineage)) gone[i] = 1
+          if (code(i) ~ /^[ \t]*listen[ \t].*[ \t](ssl|quic)([ \t;]|$)/) gone[i] = 1
+          if (!gone[i] && code(i) ~ /^[ \t]*listen[ \t]/) kept = 1
+        }
+        for (r = 1; r <= blocks; r++) if (redirects[r] && !uses[r] && within(names(first[r], last[r]), names(first[b], last[b])))
+          for (i = first[r]; i <= last[r]; i++) { gone[i] = 1; if (!kept && code(i) ~ /^[ \t]*listen[ \t]/) back[b] = back[b] line[i] "\n" }
+      }
+      for (i = 1; i <= NR; i++) {
+        if (!gone[i]) print line[i]
+        for (b = 1; b <= blocks; b++) if (back[b] && !done[b] && i >= first[b] && index(code(i), "{")) { printf "%s", back[b]; done[b] = 1 }
+      }
+    }'
+}
+
+in_certbot() { timeout -k 10 60 certbot "$@" --logs-dir "$LOGS/$name" 8>&- 9>&- </dev/null >"$tmp/out" 2>"$tmp/err"; }
+
+revoke() {
+  pem=$LE/live/$name/cert.pem
+  [ -r "$pem" ] || { fact revoked no; return 0; }
+  openssl x509 -checkend 0 -noout -in "$pem" >/dev/null 2>&1 || { fact revoked expired; return 0; }
+  if in_certbot revoke -n --cert-name "$name" --no-delete-after-revoke; then fact revoked yes
+  elif grep -qi 'already[ _]*revoked' "$tmp/out" "$tmp/err"; then fact revoked already
+  else failed revoke; fi
+}
+
+delete() {
+  parts="$LE/live/$name $LE/archive/$name $LE/renewal/$name.conf"
+  # shellcheck disable=SC2086 # a host name has no spaces
+  [ -n "$(ls -d $parts 2>/dev/null)" ] || { fact lineage none; return 0; }
+  if [ -s "$LE/renewal/$name.conf" ]; then
+    in_certbot delete -n --cert-name "$name" || { failed delete; return; }
+  fi
+  # shellcheck disable=SC2086
+  rm -rf $parts # what certbot does not know as a lineage
+  rm -rf "${LOGS:?}/$name"
+  fact lineage removed
+}
+
+# --- the server's own renewals -----------------------------------------------------------------------------------------
+# certbot says that it has set up a scheduled task whether or not there is one; only what runs counts.
+renewal() {
+  [ $# -ge 1 ] && is_host "$1" || usage name
+  name=$1 before=''; shift
+  for word; do
+    case $word in before=*[!0-9a-z-]*) usage before ;; before=*-days | before=*-hours | before=*-seconds) before=${word#*=} ;; *) usage 'a word of renewal' ;; esac
+  done
+  [ -z "$before" ] || is_number "${before%%-*}" || usage before
+  certbot=$(command -v certbot) || { fact did none; finish OK; }
+  hook; [ -z "$before" ] || renew_before "${before%%-*} ${before#*-}"
+  if [ -d /run/systemd/system ]; then by_timer; else by_cron; fi
+  finish OK
+}
+
+by_timer() {
+  set -- snap.certbot.renew.timer certbot.timer certbot-renew.timer certpilot-renew.timer
+  for unit; do
+    systemctl -q is-active "$unit" 2>/dev/null && systemctl -q is-enabled "$unit" 2>/dev/null && { say did=found "renews=$unit"; return; }
+  done
+  [ -z "$(cron_lines y)" ] || { say did=found "renews=$(cron_lines y)"; return; }
+  for unit; do
+    systemctl cat "$unit" >/dev/null 2>&1 && systemctl -q enable --now "$unit" >/dev/null 2>&1 && { say did=enabled "renews=$unit"; return; }
+  done
+  u=/etc/systemd/system/certpilot-renew
+  say '[Unit]' 'Description=Renew certificates that are due' '[Service]' Type=oneshot "ExecStart=$certbot -q renew --no-random-sleep-on-renew" >"$u.service" &&
+    say '[Unit]' 'Description=Renew certificates that are due, twice a day' '[Timer]' 'OnCalendar=*-*-* 00,12:00:00' RandomizedDelaySec=12h Persistent=true '[Install]' WantedBy=timers.target >"$u.timer" &&
+    systemctl daemon-reload && systemctl -q enable --now certpilot-renew.timer >/dev/null 2>&1 && say did=installed renews=certpilot-renew.timer || say did=none
+}
+
+cron_lines() { # the first crontab whose line renews here; $1 = y under systemd, where Debian's own line does nothing
+  set +f
+  grep -s '^[^#].*certbot.*renew' /etc/crontab /etc/cron.d/* /etc/cron.daily/* /var/spool/cron/crontabs/root /var/spool/cron/root |
+    { [ "$1" = y ] && grep -v '! *-d */run/systemd/system' || cat; } | sed 's/:.*//;1q'; set -f
+}
+
+by_cron() {
+  pgrep -x 'cron|crond|busybox|dcron|fcron' >/dev/null 2>&1 || say cron=off
+  f=$(cron_lines n)
+  [ -z "$f" ] || { say did=found "renews=$f"; return; }
+  [ -d /etc/cron.d ] || { say did=none; return; }
+  f=/etc/cron.d/certpilot-renew n=$(hostname | cksum | cut -d' ' -f1)
+  # At a minute of this server's own: all servers of the world must not ask the CA in the same one.
+  say '# certpilot: renew certificates that are due' 'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin' \
+    "$((n % 60)) $((n / 60 % 12)),$((n / 60 % 12 + 12)) * * * root $certbot -q renew --no-random-sleep-on-renew" >"$f.new" &&
+    chmod 644 "$f.new" && mv "$f.new" "$f" && say did=installed "renews=$f" || say did=none
+}
+
+# nginx shows a renewed certificate only after a reload, whatever authenticator and installer the renewal file names.
+hook() {
+  h=$LE/renewal-hooks/deploy/certpilot-reload-nginx
+  say '#!/bin/sh' '# certpilot: nginx shows a renewed certificate only after a reload' 'nginx -t -q 2>/dev/null && nginx -s reload' >"$H/hook.new" || return
+  cmp -s "$H/hook.new" "$h" || { mkdir -p "${h%/*}" && chmod 755 "$H/hook.new" && cp -p "$H/hook.new" "$h.new" && mv "$h.new" "$h"; }
+  rm -f "$H/hook.new"
+}
+
+# certbot up to 4.0.0 takes 30 days for the renewal time of every certificate, and so a 10-day one for due at every run.
+renew_before() {
+  f=$LE/renewal/$name.conf
+  [ -s "$f" ] || return 0
+  cp -p "$f" "$f.new" && awk -v value="$1" '
+    /^[# ]*renew_before_expiry *=/ || (/^\[/ && !done) { if (!done) print "renew_before_expiry = " value; done = 1 }
+    !/^[# ]*renew_before_expiry *=/ { print }
+    END { if (!done) print "renew_before_expiry = " value }' "$f" >"$f.new" &&
+    { cmp -s "$f" "$f.new" && rm -f "$f.new" || mv "$f.new" "$f"; }
+}
 
 # --- reading only ----------------------------------------------------------------------------------------------------
 # Starting certbot costs most of a second of Python, so its version comes from whoever installed it, where known.
@@ -384,7 +576,7 @@ mkdir -p "$H/jobs" "$H/probes" && [ -O "$H" ] && [ ! -L "$H" ] || die 'the home 
 case $verb in
   version) finish OK ;;
   inspect | served) "$verb" "$@" ;;
-  look | start | void | stop | collect | clean | probe | unprobe) [ $# -ge 3 ] || usage arguments ;;
+  look | start | void | stop | collect | clean | probe | unprobe | remove | renewal) [ $# -ge 3 ] || usage arguments ;;
   *) usage verb ;;
 esac
 fence=$1 job=$2 attempt=$3 token=$3; shift 3
@@ -392,9 +584,10 @@ is_number "$fence" && is_word "$job" || usage 'fence or job'
 case $verb in
   probe | unprobe) is_word "$token" && [ ${#token} -ge 16 ] ;;
   look) is_number "$attempt" && [ ${#attempt} -le 6 ] ;; # 0: the job has none yet
+  remove | renewal) is_number "$attempt" && [ ${#attempt} -le 6 ] ;;
   *) is_number "$attempt" && [ ${#attempt} -le 6 ] && [ "$attempt" -gt 0 ] ;;
 esac || usage 'attempt or token'
-case $verb in start | look | probe) ;; *) [ $# -eq 0 ] || usage arguments ;; esac
+case $verb in start | look | probe | remove | renewal) ;; *) [ $# -eq 0 ] || usage arguments ;; esac
 d=$H/jobs/$job.$attempt record=$H/probes/$fence.$job.$token
 
 # 1. One command at a time. The lock is held to the end of this process and never inherited by a run.

@@ -12,7 +12,12 @@ from typing import Any
 from contracts.topology import JOBS_QUEUE
 from workers.core.model import JobId, JobKind
 
-ACTOR_NAMES = {JobKind.ISSUE: "issue_ssl", JobKind.RENEW: "renew_ssl"}
+ACTOR_NAMES = {
+    JobKind.ISSUE: "issue_ssl",
+    JobKind.RENEW: "renew_ssl",
+    JobKind.REMOVE: "remove_ssl",
+    JobKind.CLEANUP: "cleanup_ssl",
+}
 KINDS = {actor: kind for kind, actor in ACTOR_NAMES.items()}
 
 MAX_BYTES = 4096

@@ -130,15 +130,15 @@ class ServerAgent:
 
     def stop(self, job_id: JobId, attempt: int) -> bool:
         """Ask the attempt's certbot to end (TERM); False where none of it lives."""
-        return self._ask("stop", job_id, attempt).get("signalled") == "yes"
+        return self.ask("stop", job_id, attempt).get("signalled") == "yes"
 
     def collect(self, job_id: JobId, attempt: int) -> RunOutput:
         """Fetch what the attempt's certbot printed and logged."""
-        return self._read(run_output_of, self._ask("collect", job_id, attempt))
+        return self._read(run_output_of, self.ask("collect", job_id, attempt))
 
     def clean(self, job_id: JobId, attempt: int) -> None:
         """Remove the directories of the attempts 1 to `attempt`, all of them closed before this claim."""
-        self._ask("clean", job_id, attempt)
+        self.ask("clean", job_id, attempt)
 
     def probe(self, job_id: JobId, token: str, webroots: Sequence[str]) -> tuple[PlacedProbe, ...]:
         """Place `/.well-known/acme-challenge/TOKEN` in each directory; probes of older claims are taken away.
@@ -148,9 +148,9 @@ class ServerAgent:
             token: 16 to 128 of `A-Za-z0-9_-`, drawn anew each time.
             webroots: absolute paths.
         """
-        reasons = self._ask("probe", job_id, token, *(f"webroot={root}" for root in webroots)).all("webroot")
+        reasons = self.ask("probe", job_id, token, *(f"webroot={root}" for root in webroots)).all("webroot")
         if len(reasons) != len(webroots):
-            raise self._malformed("probe")
+            raise self.malformed("probe")
         return tuple(
             PlacedProbe(root, reason == "placed", reason, f"{token}.{number}")
             for number, (root, reason) in enumerate(zip(webroots, reasons, strict=True), 1)
@@ -158,7 +158,7 @@ class ServerAgent:
 
     def unprobe(self, job_id: JobId, token: str) -> None:
         """Remove the probe, and the directories that were made for it."""
-        self._ask("unprobe", job_id, token)
+        self.ask("unprobe", job_id, token)
 
     def inspect(self, cert_names: Sequence[str] = ()) -> str:
         """Read the facts of the server, as `parse_server_facts` takes them; nothing is changed and no fence sent."""
@@ -180,12 +180,19 @@ class ServerAgent:
         }
 
     def _look(self, verb: str, job_id: JobId, attempt: int, *words: str) -> Look:
-        return self._read(look_of, self._ask(verb, job_id, attempt, *words))
+        return self._read(look_of, self.ask(verb, job_id, attempt, *words))
 
-    def _ask(self, verb: str, job_id: JobId, third: object, *words: str) -> Answer:
-        """Send a verb that passes the fence."""
+    def ask(
+        self,
+        verb: str,
+        job_id: JobId,
+        third: object,
+        *words: str,
+        timeout_seconds: float = _VERB_TIMEOUT_SECONDS,
+    ) -> Answer:
+        """Send a verb that passes the fence; `third` is the attempt or the token."""
         result = self._run(
-            verb, str(self._fence), job_id, str(third), *words, timeout_seconds=_VERB_TIMEOUT_SECONDS
+            verb, str(self._fence), job_id, str(third), *words, timeout_seconds=timeout_seconds
         )
         return self._check(result, parse_answer(result.stdout))
 
@@ -249,7 +256,7 @@ class ServerAgent:
                 message = f"The answer of certpilot's script on {host} was cut."
                 raise EdgeError(code, message, evidence=said, sent=True)
             case _:
-                raise self._malformed(answer.result)
+                raise self.malformed(answer.result)
 
     def _never_spoke(self, result: CommandResult, said: tuple[str, ...]) -> EdgeError:
         """The script's first line did not come, so it did not run: sudo, the shell or the account stands before it."""
@@ -263,9 +270,10 @@ class ServerAgent:
         try:
             return reader(answer)
         except MalformedAnswerError as error:
-            raise self._malformed(str(error)) from None
+            raise self.malformed(str(error)) from None
 
-    def _malformed(self, what: str) -> EdgeError:
+    def malformed(self, what: str) -> EdgeError:
+        """The error of an answer that no version of the script gives."""
         return EdgeError(
             Code.INTERNAL, f"certpilot's script on {self._server.host} answered nonsense: {what}.", sent=True
         )

@@ -6,7 +6,7 @@ from db import claims, outcomes, pool
 from db.claims import HeldJob
 from db.limits import Refused
 from db.pool import OperationalError, Pool, transaction
-from workers import announce
+from workers import announce, risks
 from workers.core.ca_costs import Spend
 from workers.core.goal import needs_force
 from workers.core.model import Certificate, Look, Problem, RunSpec, Step
@@ -107,7 +107,10 @@ class Counting:
 
     def _learn(self, flight: Flight, plan: Plan, certificate: Certificate | None) -> None:
         with transaction(self._pool) as conn:
-            self._ledger.learn(conn, claims.hold(conn, flight.job.claim), plan.payer, certificate)
+            job = claims.hold(conn, flight.job.claim)
+            self._ledger.learn(conn, job, plan.payer, certificate)
+            if job.is_own_renewal:
+                risks.found(conn, outcome.about(job), plan.overdue_because)
 
     def _count(self, flight: Flight, attempt: _Attempt) -> HeldJob:
         """COUNT with the reservation and the event. Repeated after a lost reply it finds the attempt open: RELOAD."""

@@ -4,18 +4,23 @@ Whoever lost its claim writes nothing (`ClaimLostError`); a repetition after a l
 is refused the same way (PROTOCOL 4.7).
 """
 
+import random
 from dataclasses import dataclass
 from datetime import datetime
 
+from contracts.codes import Code
+from contracts.titles import REMOVAL
 from db import claims, jobs, outcomes, pool, sites
 from db.claims import HeldJob
 from db.jobs import Offer
 from db.outcomes import ClosedAttempt
 from db.pool import Connection
-from workers import announce
+from workers import announce, removals, risks
 from workers.announce import About
 from workers.core import lifecycle
-from workers.core.model import Certificate, JobId, JobState, Problem, Site, SslStatus, Step
+from workers.core.lifecycle import StatusEvent
+from workers.core.model import Certificate, JobId, JobKind, JobState, Problem, Site, SslStatus, Step
+from workers.core.watch import schedule
 from workers.dispatch import offer
 from workers.letters import Cause, bury_job
 
@@ -63,11 +68,13 @@ class Remark:
 
 
 NOTHING = Remark()
+_RENEWAL_CODES = frozenset({Code.AUTO_RENEW_MISSING, Code.AUTO_RENEW_FAILING})
 
 
 def about(job: HeldJob) -> About:
-    """What the job's events are about."""
-    return About(job.site_id, job.command_id, job.command_source, job.claim.job_id)
+    """What the job's events are about. A cleanup is no job that the site's owner waits for: its events name none."""
+    job_id = None if job.kind is JobKind.CLEANUP else job.claim.job_id
+    return About(job.site_id, job.command_id, job.command_source, job_id)
 
 
 def succeed(
@@ -89,9 +96,11 @@ def succeed(
     site = sites.lock(conn, job.site_id)
     # A newer command may have moved the site meanwhile: then this certificate says nothing of it.
     if lifecycle.own_certificate(certificate, job.server_key, site.domain, site.server) is not None:
-        sites.set_certificate(conn, job.site_id, certificate, job.server_key)
+        plan = schedule(certificate, pool.now(conn), random.random())
+        sites.set_certificate(conn, job.site_id, certificate, job.server_key, plan)
         if problem is not None:
             sites.set_error(conn, job.site_id, problem.code, problem.message)
+        _tell_what_it_replaced(conn, job, site, certificate, remark, ordered=closed is not None)
     message = f"The certificate is served until {certificate.not_after:%d %b %Y}. {remark.note}".strip()
     announce.progress(conn, about(job), Step.DONE, message, attempt=job.attempt, problem=problem)
     was_active = site.ssl_status is SslStatus.ACTIVE
@@ -101,9 +110,34 @@ def succeed(
     _let_the_next_one_go(conn, job)
 
 
+def _tell_what_it_replaced(
+    conn: Connection, job: HeldJob, site: Site, certificate: Certificate, remark: Remark, *, ordered: bool
+) -> None:
+    """A renewal, the end of a risk, or a lineage that is left behind on the server that the site has left."""
+    known = lifecycle.own_certificate_of(site)
+    if (
+        known is not None
+        and known.serial != certificate.serial
+        and set(known.names) == set(certificate.names)
+    ):
+        announce.certificate_renewed(
+            conn, about(job), by="certpilot" if ordered else "server", previous_expiry=known.not_after,
+            ssl_expiry=certificate.not_after,
+        )  # fmt: skip
+    if remark.problem is not None and remark.problem.code in _RENEWAL_CODES:
+        risks.found(conn, about(job), remark.problem)
+    else:
+        risks.over(conn, about(job))
+    if site.certificate is not None and site.certificate_server_key not in {None, job.server_key}:
+        removals.clean_up(conn, about(job), str(site.certificate_server_key))
+
+
 def end(conn: Connection, job: HeldJob, state: JobState, ending: End, closed: ClosedAttempt | None) -> None:
     """The job ends failed or dead, without a certificate. The site's status is what is true again."""
     problem = ending.problem
+    if job.kind is JobKind.CLEANUP:
+        _give_up(conn, job, problem)
+        return
     outcomes.finish(
         conn, job, state, code=problem.code, message=problem.message, because=ending.because, closed=closed
     )
@@ -117,12 +151,36 @@ def end(conn: Connection, job: HeldJob, state: JobState, ending: End, closed: Cl
     _let_the_next_one_go(conn, job)
 
 
+def removed(conn: Connection, job: HeldJob, message: str) -> None:
+    """The certificate is off the server; the site has none, unless it is another server's that it has."""
+    outcomes.finish(conn, job, JobState.SUCCEEDED, code=None, message=None, because=message)
+    if job.kind is JobKind.CLEANUP:
+        announce.progress(conn, about(job), Step.DONE, message)
+    else:
+        site = sites.lock(conn, job.site_id)
+        lifecycle.advance(site.ssl_status, StatusEvent.REMOVED)
+        sites.set_removed(conn, job.site_id)
+        announce.progress(conn, about(job), Step.DONE, message)
+        announce.status_changed(conn, about(job), previous=site.ssl_status)
+    _let_the_next_one_go(conn, job)
+
+
+def _give_up(conn: Connection, job: HeldJob, problem: Problem) -> None:
+    """A cleanup is an effort, not a promise: no letter, and the site's status is not touched."""
+    because = f"not deleted: {problem.message}"
+    outcomes.finish(conn, job, JobState.FAILED, code=problem.code, message=problem.message, because=because)
+    message = f"{REMOVAL}the old certificate on {job.server.host} could not be deleted. {problem.message}"
+    announce.progress(conn, about(job), Step.FAILED, message, problem=problem)
+    _let_the_next_one_go(conn, job)
+
+
 def cancelled(conn: Connection, job: HeldJob, closed: ClosedAttempt | None) -> None:
     """An operator wanted it to end; the run, if there was one, is over without a certificate."""
     outcomes.finish(
         conn, job, JobState.CANCELLED, code=None, message=None, because="cancelled", closed=closed
     )
-    announce_cancelled(conn, about(job), attempt=job.attempt)
+    if job.kind is not JobKind.CLEANUP:
+        announce_cancelled(conn, about(job), attempt=job.attempt)
     _let_the_next_one_go(conn, job)
 
 
@@ -160,7 +218,10 @@ def wait(conn: Connection, job: HeldJob, ending: Wait, closed: ClosedAttempt | N
         fails=ending.fails, failing_since=ending.failing_since, waits_for_limit=ending.waits_for_limit, closed=closed,
     )  # fmt: skip
     sites.set_error_of_job(conn, job.site_id, job.claim.job_id, problem.code, problem.message)
-    announce.progress(conn, about(job), Step.WAITING, problem.message, attempt=job.attempt, problem=problem)
+    if job.kind is not JobKind.CLEANUP:
+        announce.progress(
+            conn, about(job), Step.WAITING, problem.message, attempt=job.attempt, problem=problem
+        )
     _let_the_next_one_go(conn, job)
 
 

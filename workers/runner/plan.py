@@ -5,6 +5,7 @@ from urllib.parse import urlsplit
 
 from contracts.codes import Code
 from workers import logs
+from workers.core.auto_renew import check_auto_renew
 from workers.core.model import Authenticator, Problem, RunSpec
 from workers.core.preflight import Preflight, Verdict, judge
 from workers.core.server_facts import ServerFacts
@@ -23,10 +24,12 @@ class Plan:
     Attributes:
         spec: the run, not forced.
         payer: whose limits an order touches.
+        overdue_because: why the server has not renewed by itself, as far as its timers show it.
     """
 
     spec: RunSpec
     payer: Payer
+    overdue_because: Problem
 
 
 class Planner:
@@ -63,7 +66,12 @@ class Planner:
                 account=staging.choice if staging else None,
             )
         addresses = (*flight.job.server.public_addresses, *observations.ssh_addresses, flight.job.server.host)
-        return Plan(spec, Payer(account.uri if account else None, addresses[0]))
+        renewal = check_auto_renew(observations)
+        because = Problem(renewal.code or Code.AUTO_RENEW_FAILING, renewal.message)
+        if renewal.verdict is not Verdict.FAIL:
+            has_not = f"The server should have renewed the certificate by now, and has not. {renewal.message}"
+            because = Problem(Code.AUTO_RENEW_FAILING, has_not)
+        return Plan(spec, Payer(account.uri if account else None, addresses[0]), because)
 
     def _spec(
         self, flight: Flight, preflight: Preflight, account: "_Account | None", *, only_install: bool

@@ -16,7 +16,7 @@ from db import claims, outcomes
 from db.claims import ClaimLostError, HeldJob, Unclaimable
 from db.pool import DatabaseError, OperationalError, Pool, transaction
 from workers import announce, logs
-from workers.core.model import JobId, Problem, Step
+from workers.core.model import JobId, JobKind, Problem, Step
 from workers.edges.errors import EdgeError, StaleFenceError
 from workers.edges.short_retry import with_short_retry
 from workers.runner import outcome
@@ -103,13 +103,9 @@ class Runner:
                 # A half-taken set of leases must not stay.
                 raise _LeftError(held)
             outcomes.count_crash_risk(conn, held)
-            announce.progress(
-                conn,
-                outcome.about(held),
-                Step.CONNECTING,
-                f"Connecting to {held.server.host}.",
-                attempt=held.attempt,
-            )
+            if held.kind is not JobKind.CLEANUP:
+                message = f"Connecting to {held.server.host}."
+                announce.progress(conn, outcome.about(held), Step.CONNECTING, message, attempt=held.attempt)
         return held
 
     def _guarded(self, flight: Flight, work: TurnWork) -> None:

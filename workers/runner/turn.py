@@ -26,7 +26,9 @@ from workers.runner.flights import Flight
 from workers.runner.ledger import Ledger
 from workers.runner.poller import Poller, poll_interval_seconds
 from workers.runner.redirecting import Redirecting
+from workers.runner.removing import Removing
 from workers.runner.spec_json import spec_from_json
+from workers.runner.upkeep import keep_renewing
 from workers.runner.wire import Served, check_served
 from workers.settings import Settings
 
@@ -62,6 +64,7 @@ class Turns:
         self._counting = Counting(db_pool, config, tools.endings, tools.ledger)
         self._redirecting = Redirecting(db_pool, self._counting.prober, tools.ledger)
         self._closing = Closing(db_pool, tools.endings)
+        self._removing = Removing(db_pool, tools.endings)
 
     def begin(self, flight: Flight) -> bool:
         """Connect, then look and decide."""
@@ -72,14 +75,14 @@ class Turns:
             known_hosts_file=self._config.ssh_known_hosts_file,
         )
         flight.agent = ServerAgent(connection, job.server, job.claim.fence)
-        return self._look_and_decide(flight)
+        return self._removing.turn(flight) if job.kind.removes else self._look_and_decide(flight)
 
     def poll(self, flight: Flight) -> bool:
         """Look at a run that lived at the last look."""
         if flight.agent is None or not flight.agent.alive:
             flight.close()
             return self.begin(flight)
-        return self._look_and_decide(flight)
+        return self._removing.turn(flight) if flight.job.kind.removes else self._look_and_decide(flight)
 
     def go_on(self, flight: Flight) -> bool:
         """RELOAD after trouble with the database, then look: the row says what was committed, the server what runs."""
@@ -214,7 +217,9 @@ class Turns:
         because = (
             "issued and served" if closed else "a certificate for these names was there already and is served"
         )
-        self._endings.well(flight, certificate, because, closed, after.remark)
+        self._endings.well(
+            flight, certificate, because, closed, keep_renewing(flight, certificate, after.remark)
+        )
         return False
 
     def _goal_reached(self, flight: Flight, certificate: Certificate | None) -> bool:

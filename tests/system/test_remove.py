@@ -1,0 +1,153 @@
+"""RemoveSSL: the certificate goes off its server, a working HTTP site stays."""
+
+import socket
+import ssl
+from collections.abc import Iterator
+
+import pytest
+
+from deploy.lab.lab import Lab
+from deploy.lab.postgres import PostgresServer
+from deploy.lab.rabbitmq import RabbitNode
+from tests.conftest import TEMPLATE
+from tests.support.installation import (
+    ROLES,
+    DemoSite,
+    Event,
+    Installation,
+    get_http,
+    installed,
+    new_site,
+    orders_of,
+)
+from tests.support.roles import running
+from tests.support.waiting import until
+
+
+@pytest.fixture(scope="module")
+def certpilot(lab: Lab, postgres: PostgresServer, rabbit: RabbitNode) -> Iterator[Installation]:
+    with (
+        installed(lab, postgres, rabbit, template=TEMPLATE) as made,
+        running(made.settings(), *ROLES),
+    ):
+        yield made
+
+
+def issue(certpilot: Installation, site: DemoSite) -> int:
+    certpilot.issue(site)
+    certpilot.wait_until_active(site)
+    return certpilot.sequence(site)
+
+
+def answers_https(site: DemoSite) -> bool:
+    """Whether anything speaks TLS for the name, with whatever certificate."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    try:
+        with (
+            socket.create_connection((site.server.host, 443), timeout=5) as plain,
+            context.wrap_socket(plain, server_hostname=site.domain) as secured,
+        ):
+            return bool(secured.getpeercert(binary_form=True))
+    except OSError:
+        return False
+
+
+def changes(events: list[Event], after: int) -> list[tuple[str, str]]:
+    return [
+        (event.detail["previousStatus"], event.detail["sslStatus"])
+        for event in events
+        if event.sequence > after and event.kind == "ssl.status.changed"
+    ]
+
+
+def lineage_files(site: DemoSite) -> str:
+    find = f"ls -d /etc/letsencrypt/*/{site.domain}* 2>/dev/null || true"
+    return site.server.run(["sh", "-c", find]).stdout.strip()
+
+
+def test_removed_and_revoked_site_answers_http_and_has_nothing_left(
+    lab: Lab, certpilot: Installation
+) -> None:
+    neighbour = new_site(lab)
+    issue(certpilot, neighbour)
+    site = new_site(lab, aliases=1)
+    told = issue(certpilot, site)
+    before = site.server.read(f"/etc/nginx/sites-available/{site.domain}")
+    assert "managed by Certbot" in before
+
+    command_id = certpilot.remove(site, revoke=True)
+    removed = certpilot.wait_for_event(site, "none", after=told)
+
+    assert removed.detail["commandId"] == command_id
+    events = certpilot.settled_feed(site)
+    assert changes(events, told) == [("active", "none")]
+    assert [event.step for event in events if event.sequence > told and event.step] == [
+        "queued",
+        "connecting",
+        "done",
+    ]
+    assert "deleted" in events[-2].title
+    assert "revoked" in events[-2].title
+    for name in site.names:
+        assert get_http(site.server, name)[0] == 200
+        assert "Certbot" not in site.server.read(f"/etc/nginx/sites-available/{name}")
+    assert lineage_files(site) == ""
+    assert [seen.status for seen in lab.ca.production.requests("revoke")] == [200]
+    view = certpilot.view(site)
+    assert (view["ssl_status"], view["ssl_expiry"], view["renewal_due_at"], view["next_check_at"]) == (
+        "none",
+        None,
+        None,
+        None,
+    )
+    assert answers_https(neighbour)
+    assert site.server.run(["nginx", "-t"]).returncode == 0
+
+    again = certpilot.sequence(site)
+    certpilot.remove(site)
+    assert certpilot.wait_for_event(site, "ssl.request.rejected", after=again).code == "NOT_ISSUED"
+    certpilot.renew(site)
+    assert certpilot.wait_for_event(site, "ssl.request.rejected", after=again + 1).code == "NOT_ISSUED"
+
+    issue_again = certpilot.sequence(site)
+    certpilot.issue(site)
+    certpilot.wait_until_active(site, after=issue_again)
+    assert get_http(site.server, site.domain) == (301, f"https://{site.domain}/")
+    assert len(orders_of(lab, site)) == 2
+
+
+def test_removal_of_a_site_whose_request_waits_ends_both_with_one_status_change(
+    lab: Lab, certpilot: Installation
+) -> None:
+    site = new_site(lab, point=False)
+    certpilot.issue(site)
+    waiting = certpilot.wait_until_waiting(site, "DNS_NOT_RESOLVING")
+    certpilot.remove(site)
+    certpilot.wait_for_event(site, "none", after=waiting.sequence)
+    events = certpilot.settled_feed(site)
+    assert changes(events, 0) == [("none", "pending"), ("pending", "none")]
+    assert certpilot.view(site)["job_state"] == "cancelled"
+    assert orders_of(lab, site) == []
+
+
+def test_lineage_on_the_server_that_a_site_has_left_is_deleted_there(
+    lab: Lab, certpilot: Installation
+) -> None:
+    site = new_site(lab)
+    told = issue(certpilot, site)
+    other = next(server for server in lab.servers if server.host != site.server.host)
+    other.add_site(site.domain)
+    lab.point(site.domain, to=other)
+    moved = DemoSite(site.site_id, site.domain, (), other)
+    certpilot.issue(moved)
+    certpilot.wait_until_active(moved, after=told)
+    gone = until(
+        lambda: [event for event in certpilot.feed(site) if "deleted" in event.title],
+        what="the end of the old lineage",
+        seconds=30,
+    )
+    assert [(event.step, event.detail["jobId"]) for event in gone] == [("done", None)]
+    assert lineage_files(site) == ""
+    assert get_http(site.server, site.domain)[0] == 200
+    assert certpilot.view(site)["ssl_status"] == "active"

@@ -1,0 +1,40 @@
+"""Which cause of a certificate's lapse is told (issue "Certificates never lapse"): once per cause, the most blocking first."""
+
+from collections.abc import Iterable
+
+from contracts.catalogue import CATALOGUE
+from contracts.codes import Code, Mender
+from workers.core.model import Problem
+
+_NO_RISK = frozenset({Code.SERVER_BUSY, Code.TOO_MANY_REQUESTS, Code.CA_UNAVAILABLE})
+"""Time mends these long before a certificate lapses; at its expiry they are told like any other."""
+
+_LAST = frozenset({Code.AUTO_RENEW_MISSING, Code.AUTO_RENEW_FAILING})
+"""They say why we had to renew; what blocks our own order comes before them."""
+
+
+def most_blocking(problems: Iterable[Problem]) -> Problem | None:
+    """Of several causes the one that blocks the order: DNS and port, then the server, then the server's own renewals."""
+    return min(problems, key=lambda problem: _rank(problem.code), default=None)
+
+
+def _rank(code: Code) -> int:
+    if code in _LAST:
+        return 3
+    return {Mender.OWNER: 0, Mender.SERVER_ADMIN: 1}.get(CATALOGUE[code].mender, 2)
+
+
+def to_tell(told: Code | None, problem: Problem, *, lapsed: bool) -> bool:
+    """Whether a cause is news.
+
+    Args:
+        told: the cause that was told last and is not over; None: there is none.
+        problem: the cause found now.
+        lapsed: the certificate has expired; then every cause is one, also what time would have mended.
+    """
+    if problem.code in _NO_RISK and not lapsed:
+        return False
+    if told is None:
+        return True
+    # What blocks less does not take the place of what blocks more; the latter's end is told by `over`.
+    return problem.code is not told and not (problem.code in _LAST and told not in _LAST)

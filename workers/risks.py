@@ -1,0 +1,25 @@
+"""What stands in the way of a certificate's renewal, told once per cause; the caller's transaction."""
+
+from contracts.codes import Code
+from db import sites
+from db.pool import Connection
+from workers import announce
+from workers.announce import About
+from workers.core.model import Problem
+from workers.core.risk import to_tell
+
+
+def found(conn: Connection, about: About, problem: Problem, *, lapsed: bool = False) -> None:
+    """Keep the cause with the site, and tell it where it is news."""
+    told = sites.lock_risk(conn, about.site_id)
+    known = Code(told) if told is not None and told in Code.__members__ else None
+    if to_tell(known, problem, lapsed=lapsed):
+        sites.set_risk(conn, about.site_id, problem.code, problem.message)
+        announce.certificate_at_risk(conn, about, problem)
+
+
+def over(conn: Connection, about: About) -> None:
+    """Nothing stands in the way any more; told where something did."""
+    if sites.lock_risk(conn, about.site_id) is not None:
+        sites.set_risk(conn, about.site_id, None, None)
+        announce.certificate_at_risk(conn, about, None)
