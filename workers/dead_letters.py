@@ -1,4 +1,7 @@
-"""What operators do with dead letters: look, replay, discard (DESIGN A.9). Each letter is settled after its effect.
+"""What operators do with dead letters: look, replay, discard (DESIGN A.9). Letters are settled after their effect.
+
+They go in batches, each told in the activity feed with who did it: with its effect in one transaction, or after its
+confirms, so that a replay that is killed half-way leaves none untold but its last.
 
 A replay or discard that is interrupted leaves the rest where it lies; one whose last step was lost is done again by the
 next and finds it done: the inbox drops a command that was taken, a job is not dead any more, the feed drops an event's copy.
@@ -9,13 +12,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 from contracts import topology
 from contracts.commands import read_command
 from contracts.envelope import SetAside
 from contracts.events import read_event
 from db import pool, replays, sites
+from db.jobs import Offer
 from db.pool import Connection
 from db.replays import Discarded, LetterJob
 from workers import announce
@@ -28,7 +32,8 @@ from workers.edges.dead_letter_queue import DeadLetterBrowser, Letter
 from workers.edges.outgoing import OutgoingMessage, PublishResult
 from workers.edges.publisher import Publisher
 
-_BATCH = 100
+BATCH = 100
+"""Letters of one transaction, or of one window of confirms."""
 # Only what a broker must not see again: it counts deaths by these (FACTS-rabbitmq4 6).
 _DROPPED_HEADERS = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count")
 
@@ -41,6 +46,14 @@ class Effect(StrEnum):
     DONE_ALREADY = "done already"  # its job is not dead any more in that epoch: the letter is removed
     DISCARDED = "discarded"
     NOT_CONFIRMED = "not confirmed"  # the broker did not take it; the letter stays
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """Who acts on letters, and why."""
+
+    name: str
+    reason: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +75,7 @@ def find(
 
 def _with_facts(conn: Connection, letters: Iterable[Letter]) -> Iterator[Found]:
     everything = iter(letters)
-    while batch := list(islice(everything, _BATCH)):
+    while batch := list(islice(everything, BATCH)):
         ids = {
             letter.delivery.tag: _job_id(letter) for letter in batch if letter.queue == topology.JOBS_QUEUE
         }
@@ -101,17 +114,36 @@ def _json(body: bytes) -> dict[str, Any]:
     return document if isinstance(document, dict) else {}
 
 
-def replay(conn: Connection, publisher: Publisher, found: Found) -> Effect:
-    """Give a letter its second chance; the caller removes it unless NOT_CONFIRMED.
+def replay(conn: Connection, publisher: Publisher, batch: Sequence[Found], who: Operator) -> list[Effect]:
+    """Give letters of one queue their second chance; the caller removes those that are not NOT_CONFIRMED.
+
+    Returns:
+        What became of each, in their order.
 
     Raises:
-        DatabaseError: nothing was done.
-        BrokerError: it may or may not have been published; the letter stays.
+        DatabaseError: no job was replayed; a command or event may have been published. The letters stay.
+        BrokerError: they may or may not have been published; the letters stay.
     """
-    if found.letter.queue == topology.JOBS_QUEUE:
-        return _replay_job(conn, found)
-    results = publisher.publish_batch([_again(found.letter)])
-    return Effect.REPLAYED if results == [PublishResult.CONFIRMED] else Effect.NOT_CONFIRMED
+    queue = batch[0].letter.queue
+    if queue == topology.JOBS_QUEUE:
+        with conn.transaction():
+            effects = _replay_jobs(conn, batch)
+            _tell(conn, "replay", who, queue, effects.count(Effect.REPLAYED))
+        return effects
+    results = publisher.publish_batch([_again(found.letter) for found in batch])
+    effects = [
+        Effect.REPLAYED if result is PublishResult.CONFIRMED else Effect.NOT_CONFIRMED for result in results
+    ]
+    with conn.transaction():
+        _tell(conn, "replay", who, queue, effects.count(Effect.REPLAYED))
+    return effects
+
+
+def _tell(
+    conn: Connection, action: Literal["replay", "discard"], who: Operator, queue: str, count: int
+) -> None:
+    if count:
+        announce.operator_action(conn, action, by=who.name, reason=who.reason, queue=queue, count=count)
 
 
 def _again(letter: Letter) -> OutgoingMessage:
@@ -129,29 +161,51 @@ def _again(letter: Letter) -> OutgoingMessage:
     )
 
 
-def _replay_job(conn: Connection, found: Found) -> Effect:
-    job_id, epoch = _job_id(found.letter), _json(found.letter.delivery.body).get("epoch")
-    job = found.job
-    if job is None or job_id is None or not isinstance(epoch, int):
-        return Effect.DONE_ALREADY
+def _replay_jobs(conn: Connection, batch: Sequence[Found]) -> list[Effect]:
+    """All in the caller's transaction; sites in their order, so that two replays never wait for each other."""
+    effects = dict.fromkeys(range(len(batch)), Effect.DONE_ALREADY)
+    offers: list[Offer] = []
+    for number in sorted(effects, key=lambda one: job.site_id if (job := batch[one].job) else ""):
+        offered, effects[number] = _replay_job(conn, batch[number])
+        offers += offered
+    offer(conn, offers)
+    return list(effects.values())
+
+
+def _replay_job(conn: Connection, found: Found) -> tuple[list[Offer], Effect]:
+    epoch, job = _json(found.letter.delivery.body).get("epoch"), found.job
+    if job is None or not isinstance(epoch, int):
+        return [], Effect.DONE_ALREADY
+    over = Effect.SUPERSEDED if job.superseded_by else Effect.DONE_ALREADY
+    if (job.state, job.epoch) != ("dead", epoch):
+        return [], over
+    # The site before the job, as intake does.
+    site = sites.lock(conn, job.site_id)
+    offered = replays.replay_job(conn, job.job_id, epoch, REOFFER_SECONDS)
+    if offered is None:
+        return [], over
+    about = About(job.site_id, job.command_id, job.command_source, JobId(job.job_id))
+    own = lifecycle.own_certificate_of(site)
+    status = lifecycle.status_when_admitted(site.ssl_status, own, pool.real_now(conn))
+    if site.job is not None and site.job.job_id == job.job_id and status is not site.ssl_status:
+        sites.set_status(conn, job.site_id, SslStatus(status))
+        announce.status_changed(conn, about, previous=site.ssl_status)
+    announce.progress(conn, about, Step.QUEUED, "An operator has replayed the request.")
+    return [offered], Effect.REPLAYED
+
+
+def discard(conn: Connection, batch: Sequence[Found], who: Operator) -> None:
+    """Keep copies of letters of one queue in the database; the caller removes the letters afterwards.
+
+    Raises:
+        DatabaseError: nothing was kept; the letters stay.
+    """
     with conn.transaction():
-        offered = replays.replay_job(conn, job_id, epoch, REOFFER_SECONDS)
-        if offered is None:
-            return Effect.SUPERSEDED if job.superseded_by else Effect.DONE_ALREADY
-        site = sites.lock(conn, job.site_id)
-        about = About(job.site_id, job.command_id, job.command_source, JobId(job_id))
-        own = lifecycle.own_certificate_of(site)
-        status = lifecycle.status_when_admitted(site.ssl_status, own, pool.real_now(conn))
-        if site.job is not None and site.job.job_id == job_id and status is not site.ssl_status:
-            sites.set_status(conn, job.site_id, SslStatus(status))
-            announce.status_changed(conn, about, previous=site.ssl_status)
-        announce.progress(conn, about, Step.QUEUED, "An operator has replayed the request.")
-        offer(conn, [offered])
-    return Effect.REPLAYED
+        _keep(conn, batch, who.name)
+        _tell(conn, "discard", who, batch[0].letter.queue, len(batch))
 
 
-def discard(conn: Connection, batch: Sequence[Found], by: str) -> None:
-    """Keep copies in the database; the caller removes the letters after the commit."""
+def _keep(conn: Connection, batch: Sequence[Found], by: str) -> None:
     replays.keep_copies(
         conn,
         [

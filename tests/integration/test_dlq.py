@@ -1,6 +1,9 @@
 """`certpilot dlq` on a real broker and database: what lies there, and what replaying and discarding does."""
 
 import json
+import os
+import signal
+import subprocess
 from typing import Any
 from uuid import uuid4
 
@@ -11,13 +14,16 @@ from contracts.codes import Code
 from db import claims
 from db.claims import HeldJob
 from db.pool import Connection
+from tests.support.amqp import channel
 from tests.support.commands import command, publish
 from tests.support.feed import job_id, wait_feed
+from tests.support.installation import CERTPILOT
 from tests.support.roles import running
 from tests.support.waiting import until
 from workers.cli.main import main
 from workers.core.model import JobId, JobState, Problem
 from workers.edges.broker import ensure_topology
+from workers.edges.dead_letter_queue import DeadLetterBrowser
 from workers.runner import outcome
 from workers.settings import Settings
 
@@ -30,6 +36,14 @@ def config(database_url: str, broker_url: str, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("CERTPILOT_DATABASE_URL", database_url)
     monkeypatch.setenv("CERTPILOT_RABBITMQ_URL", broker_url)
     return Settings()
+
+
+def environment(config: Settings) -> dict[str, str]:
+    return {
+        **os.environ,
+        "CERTPILOT_DATABASE_URL": config.database_url,
+        "CERTPILOT_RABBITMQ_URL": config.rabbitmq_url,
+    }
 
 
 def dlq(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
@@ -170,3 +184,141 @@ def test_discard_without_a_terminal_wants_to_be_told(
 def test_replay_of_everything_must_be_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["dlq", "replay"]) == 2
     assert "--all" in capsys.readouterr().err
+
+
+MANY = 450
+"""More than two windows of letters that stay."""
+
+
+def fill(config: Settings, count: int = MANY) -> None:
+    """Letters as `letters` makes them, of commands that lack their server, without going through intake."""
+    with channel(config.rabbitmq_url) as open_channel:
+        for number in range(count):
+            headers = {
+                "certpilot-letter-id": f"{number:064x}", "certpilot-code": "INVALID_REQUEST", "certpilot-reason": "r",
+                "certpilot-first-at": "2026-11-24T10:00:00Z", "certpilot-count": 1, "certpilot-routing-key": "ssl.issue",
+            }  # fmt: skip
+            body = json.dumps(command(site=f"site_{number}", command_id=f"c-{number}", server=None)).encode()
+            open_channel.basic_publish(
+                "", "ssl.commands.dlq", body, pika.BasicProperties(delivery_mode=2, headers=headers)
+            )
+    until(lambda: ready(config, "ssl.commands.dlq") == count, what="the letters")
+
+
+def acted(conn: Connection, action: str) -> list[tuple[str, int]]:
+    """Who did it to how many, as it is written for the feed."""
+    rows = conn.execute(
+        "select convert_from(body, 'UTF8')::jsonb->'data' from outbox where routing_key = 'ssl.operator.action' order by seq"
+    ).fetchall()
+    return [(data["by"], data["count"]) for (data,) in rows if data["action"] == action]
+
+
+def test_letters_that_stay_do_not_hide_those_behind_them(
+    config: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are never all in memory: what stays fills the broker's window, and another is asked for."""
+    fill(config)
+    assert groups(capsys) == {("ssl.commands", "INVALID_REQUEST"): MANY}
+    (last,) = dlq(capsys, "show", "--json", "--site", f"site_{MANY - 1}")
+    assert last["siteId"] == f"site_{MANY - 1}"
+    chosen = ["--site", f"site_{MANY - 3}"]
+    assert "discarded: 1" in dlq(capsys, "discard", *chosen, "--yes")
+    assert groups(capsys) == {("ssl.commands", "INVALID_REQUEST"): MANY - 1}
+
+
+def test_no_more_than_a_window_of_letters_is_held_at_a_time(config: Settings) -> None:
+    fill(config)
+    with DeadLetterBrowser(config.rabbitmq_url, "ssl.commands") as browser:
+        letters = iter(browser)
+        for _ in range(10):
+            next(letters)
+        # The others are the broker's: a passive declare counts what was not sent to anybody.
+        until(lambda: ready(config, "ssl.commands.dlq") == MANY - 200, what="the window to be full")
+        assert len(list(letters)) == MANY - 10
+        assert ready(config, "ssl.commands.dlq") == 0
+    until(lambda: ready(config, "ssl.commands.dlq") == MANY, what="all of them to be back")
+
+
+def test_all_are_replayed_and_the_feed_counts_them(
+    config: Settings, conn: Connection, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(config)
+    assert f"replayed: {MANY}" in dlq(capsys, "replay", "--all", "--by", "ops", "--reason", "mended")
+    assert (ready(config, "ssl.commands.dlq"), ready(config, "ssl.commands")) == (0, MANY)
+    told = acted(conn, "replay")
+    assert sum(count for _, count in told) == MANY
+    assert {by for by, _ in told} == {"ops"}
+
+
+@pytest.mark.parametrize("action", ["replay", "discard"])
+def test_interrupted_half_way_the_rest_is_done_by_the_next_run_and_nothing_twice(
+    action: str, config: Settings, conn: Connection, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(config)
+    words = ["dlq", action, "--all", "--by", "ops", *(["--yes"] if action == "discard" else [])]
+    process = subprocess.Popen(
+        [CERTPILOT, *words, "--rate", "50"],
+        env=environment(config),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    # A batch is told just before its letters are removed, and the next begins a second later.
+    settled = "select from outbox where routing_key = 'ssl.operator.action' and created_at < clock_timestamp() - interval '0.3 s'"
+    until(lambda: conn.execute(settled).fetchone() is not None, what="the first batch")
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    assert b"the rest lies where it was" in err
+    left = MANY - sum(count for _, count in acted(conn, action))
+    assert 0 < left < MANY
+    assert f"ed: {MANY - left}".encode() in out
+    until(lambda: ready(config, "ssl.commands.dlq") == left, what="the rest to be back")
+    assert main(words) == 0
+    assert f"ed: {left}" in capsys.readouterr().out
+    assert sum(count for _, count in acted(conn, action)) == MANY
+    kept = conn.execute("select count(*), count(distinct letter_id) from discarded_letter").fetchone()
+    assert kept == ((0, 0) if action == "replay" else (MANY, MANY))
+    assert ready(config, "ssl.commands") == (MANY if action == "replay" else 0)
+
+
+@pytest.mark.parametrize("action", ["replay", "discard"])
+def test_killed_between_its_effect_and_the_letters_removal_it_can_be_run_again(
+    action: str,
+    config: Settings,
+    conn: Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A job that was replayed is not dead any more; a copy that was kept is not kept twice."""
+    with running(config, "intake", "relay", "activity"):
+        publish(config.rabbitmq_url, command())
+        wait_feed(conn, 2)
+        dead = bury(conn, "site_1")
+        until(lambda: ready(config, "ssl.jobs.dlq") == 1, what="the letter")
+        words = ["dlq", action, "--all", *(["--yes"] if action == "discard" else [])]
+        with monkeypatch.context() as patch:
+            patch.setattr(DeadLetterBrowser, "remove", lambda *_: (_ for _ in ()).throw(SystemExit))
+            with pytest.raises(SystemExit):
+                main(words)
+        until(lambda: ready(config, "ssl.jobs.dlq") == 1, what="the letter to be back")
+        assert main(words) == 0
+        assert ready(config, "ssl.jobs.dlq") == 0
+    assert conn.execute("select epoch from job where id = %s", (dead,)).fetchone() == (
+        (2,) if action == "replay" else (1,)
+    )
+    assert conn.execute("select count(*) from discarded_letter").fetchone() == (
+        (1,) if action == "discard" else (0,)
+    )
+
+
+@pytest.mark.parametrize("words", [["list"], ["show"], ["replay", "--all"], ["discard", "--all", "--yes"]])
+def test_letters_that_another_reader_holds_are_not_passed_over_in_silence(
+    words: list[str], config: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(config, 3)
+    with DeadLetterBrowser(config.rabbitmq_url, "ssl.commands") as other:
+        assert len(list(other)) == 3
+        assert main(["dlq", *words, "--queue", "ssl.commands"]) == 1
+        assert "ssl.commands.dlq has another reader" in capsys.readouterr().err
+    until(lambda: ready(config, "ssl.commands.dlq") == 3, what="the letters to be back")
+    assert main(["dlq", *words, "--queue", "ssl.commands"]) == 0

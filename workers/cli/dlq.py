@@ -4,29 +4,28 @@ import argparse
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
 from contracts.times import format_time, parse_time
-from contracts.topology import QUEUES
+from contracts.topology import QUEUES, dead_letter_queue
 from db.pool import Connection
-from workers import announce, dead_letters, settings
+from workers import dead_letters, settings
 from workers.cli import output
 from workers.cli.arguments import add_by, add_json, by_or_self, plain_text, positive
-from workers.cli.main import DONE, FAILED, USAGE
+from workers.cli.main import DONE, FAILED, INTERRUPTED, USAGE
 from workers.cli.output import Column
 from workers.cli.pacing import paced, progress
 from workers.cli.trouble import database, in_words
 from workers.core.letter_filter import LetterFilter, LetterGroup
-from workers.dead_letters import Effect, Found
+from workers.dead_letters import Effect, Found, Operator
 from workers.edges.broker import BrokerError
 from workers.edges.dead_letter_queue import DeadLetterBrowser
 from workers.edges.publisher import Publisher
 
 _SHOWN_BODY_CHARACTERS = 4000
-_DISCARD_BATCH = 100
 _COLUMNS = (
     Column("QUEUE", fixed=True), Column("CODE"), Column("COUNT", fixed=True), Column("FIRST", fixed=True),
     Column("LAST", fixed=True),
@@ -80,6 +79,7 @@ def _instant(raw: str) -> datetime:
 
 def run(command: str, args: argparse.Namespace) -> int:
     """Do it; a broker or database in the way is said in a sentence."""
+    args.incomplete = False
     actions = {"list": _list, "show": _show, "replay": _replay, "discard": _discard}
     if args.action in {"replay", "discard"} and not (args.all or args.ids or _has_filter(args)):
         output.complain(command, f"say which letters to {args.action}: ids, filters, or --all")
@@ -110,8 +110,16 @@ def _filter(args: argparse.Namespace) -> LetterFilter:
 def _browsing(
     conn: Connection, args: argparse.Namespace, queue: str, most: int | None
 ) -> Iterator[tuple[DeadLetterBrowser, Iterator[Found]]]:
+    """The letters of a queue; where another reader keeps some from us, that is said, and makes the command fail."""
     with DeadLetterBrowser(settings.load().rabbitmq_url, queue) as browser:
         yield browser, dead_letters.find(conn, browser, _filter(args), most)
+        if browser.missing or browser.other_readers:
+            args.incomplete = True
+            output.complain(
+                "dlq",
+                f"{dead_letter_queue(queue)} has another reader, which may hold letters that are not seen here"
+                f" ({browser.missing} of {browser.total} did not come): run this again when it has ended",
+            )
 
 
 def _queues(args: argparse.Namespace) -> tuple[str, ...]:
@@ -135,7 +143,7 @@ def _list(args: argparse.Namespace) -> int:
             }
             for (queue, code), group in rows
         )  # fmt: skip
-        return DONE
+        return FAILED if args.incomplete else DONE
     seen_at = output.now()
     output.write_table(
         _COLUMNS,
@@ -152,28 +160,30 @@ def _list(args: argparse.Namespace) -> int:
     )
     if not rows:
         output.complain("dlq", "no dead letters")
-    return DONE
+    return FAILED if args.incomplete else DONE
 
 
 def _show(args: argparse.Namespace) -> int:
-    shown: list[dict[str, Any]] = []
-    with database("dlq") as conn:
+    shown = 0
+
+    def letters() -> Iterator[dict[str, Any]]:
+        nonlocal shown
         for queue in _queues(args):
-            with _browsing(conn, args, queue, None) as (_, letters):
-                shown.extend(_as_dict(found) for found in letters)
-    if args.json:
-        output.write_json_array(shown)
-    for letter in () if args.json else shown:
-        fields = [
-            (name, str(value))
-            for name, value in letter.items()
-            if value not in (None, "") and name != "letterId"
-        ]
-        output.write_fields(f"letter {letter['letterId']}", fields)
+            with _browsing(conn, args, queue, None) as (_, found):
+                for letter in found:
+                    shown += 1
+                    yield _as_dict(letter)
+
+    with database("dlq") as conn:
+        if args.json:
+            output.write_json_array(letters())
+        else:
+            for letter in letters():
+                fields = [(n, str(v)) for n, v in letter.items() if v not in (None, "") and n != "letterId"]
+                output.write_fields(f"letter {letter['letterId']}", fields)
     if not shown:
         output.complain("dlq", "there is no such letter")
-        return FAILED
-    return DONE
+    return DONE if shown and not args.incomplete else FAILED
 
 
 def _as_dict(found: Found) -> dict[str, Any]:
@@ -191,78 +201,83 @@ def _as_dict(found: Found) -> dict[str, Any]:
 def _replay(args: argparse.Namespace) -> int:
     counts: dict[Effect, int] = defaultdict(int)
     publisher = Publisher(settings.load().rabbitmq_url, name="certpilot dlq replay")
+
+    def act(conn: Connection, browser: DeadLetterBrowser, batch: Sequence[Found]) -> None:
+        for found, effect in zip(
+            batch, dead_letters.replay(conn, publisher, batch, _operator(args)), strict=True
+        ):
+            counts[effect] += 1
+            if effect is not Effect.NOT_CONFIRMED:
+                browser.remove(found.letter)
+
     try:
-        with database("dlq") as conn:
-            for queue in _queues(args):
-                done = _replay_queue(conn, publisher, args, queue, counts)
-                if done:
-                    _tell_feed(conn, args, queue, done)
+        code = _act(args, act)
     finally:
         publisher.close()
-    _tell(args, counts)
-    return FAILED if counts[Effect.NOT_CONFIRMED] else DONE
-
-
-def _replay_queue(
-    conn: Connection, publisher: Publisher, args: argparse.Namespace, queue: str, counts: dict[Effect, int]
-) -> int:
-    done = 0
-    left = None if args.limit is None else args.limit - sum(counts.values())
-    with (
-        _browsing(conn, args, queue, left) as (browser, letters),
-        progress(args.action, browser.total, shown=not args.dry_run) as step,
-    ):
-        try:
-            for found in paced(letters, args.rate):
-                if args.dry_run:
-                    output.write_line(
-                        output.visible(f"would replay {queue} {found.letter.letter_id} {found.letter.code}")
-                    )
-                    counts[Effect.REPLAYED] += 1
-                    continue
-                effect = dead_letters.replay(conn, publisher, found)
-                counts[effect] += 1
-                if effect is not Effect.NOT_CONFIRMED:
-                    browser.remove(found.letter)
-                done += effect is Effect.REPLAYED
-                step()
-        except KeyboardInterrupt:
-            output.complain("dlq", "interrupted; the rest lies where it was")
-            args.limit = sum(counts.values())
-    return done
+        for effect in Effect:
+            if counts[effect]:
+                output.write_line(f"{effect}: {counts[effect]}")
+    if code == DONE and not args.dry_run and not any(counts.values()):
+        output.write_line("no letter matches")
+    return FAILED if counts[Effect.NOT_CONFIRMED] else code
 
 
 def _discard(args: argparse.Namespace) -> int:
     if not (args.yes or args.dry_run or _confirmed(args)):
         output.complain("dlq", "nothing was discarded")
         return FAILED
-    by, total = by_or_self(args.by), 0
+    total = 0
+
+    def act(conn: Connection, browser: DeadLetterBrowser, batch: Sequence[Found]) -> None:
+        nonlocal total
+        dead_letters.discard(conn, batch, _operator(args))
+        for found in batch:
+            browser.remove(found.letter)
+        total += len(batch)
+
+    try:
+        return _act(args, act)
+    finally:
+        if not args.dry_run:
+            output.write_line(f"discarded: {total}")
+
+
+def _act(
+    args: argparse.Namespace, act: Callable[[Connection, DeadLetterBrowser, Sequence[Found]], None]
+) -> int:
+    """Act on what is meant, batch after batch; interrupted, it leaves the rest where it lies."""
+    total = 0
     with database("dlq") as conn:
         for queue in _queues(args):
             left = None if args.limit is None else args.limit - total
-            done = 0
             with (
                 _browsing(conn, args, queue, left) as (browser, letters),
                 progress(args.action, browser.total, shown=not args.dry_run) as step,
             ):
-                for found in paced(letters, args.rate):
-                    if args.dry_run:
-                        output.write_line(
-                            output.visible(
-                                f"would discard {queue} {found.letter.letter_id} {found.letter.code}"
-                            )
-                        )
-                    else:
-                        with conn.transaction():
-                            dead_letters.discard(conn, [found], by)
-                        browser.remove(found.letter)
-                        step()
-                    done += 1
-            if done and not args.dry_run:
-                _tell_feed(conn, args, queue, done)
-            total += done
-    output.write_line(f"{'would discard' if args.dry_run else 'discarded'}: {total}")
-    return DONE
+                try:
+                    for batch in paced(letters, args.rate, dead_letters.BATCH):
+                        if args.dry_run:
+                            _say_what_would_be_done(args.action, batch)
+                        else:
+                            act(conn, browser, batch)
+                        step(len(batch))
+                        total += len(batch)
+                except KeyboardInterrupt:
+                    output.complain("dlq", "interrupted; the rest lies where it was")
+                    return INTERRUPTED
+    if args.dry_run:
+        output.write_line(f"would {args.action}: {total}")
+    return FAILED if args.incomplete else DONE
+
+
+def _say_what_would_be_done(action: str, batch: Sequence[Found]) -> None:
+    for found in batch:
+        letter = found.letter
+        output.write_line(output.visible(f"would {action} {letter.queue} {letter.letter_id} {letter.code}"))
+
+
+def _operator(args: argparse.Namespace) -> Operator:
+    return Operator(by_or_self(args.by), args.reason)
 
 
 def _confirmed(args: argparse.Namespace) -> bool:
@@ -280,21 +295,3 @@ def _confirmed(args: argparse.Namespace) -> bool:
         flush=True,
     )
     return sys.stdin.readline().strip().lower() in {"y", "yes"}
-
-
-def _tell_feed(conn: Connection, args: argparse.Namespace, queue: str, count: int) -> None:
-    with conn.transaction():
-        announce.operator_action(
-            conn, args.action, by=by_or_self(args.by), reason=args.reason, queue=queue, count=count
-        )
-
-
-def _tell(args: argparse.Namespace, counts: dict[Effect, int]) -> None:
-    if args.dry_run:
-        output.write_line(f"would replay: {counts[Effect.REPLAYED]}")
-        return
-    for effect in Effect:
-        if counts[effect]:
-            output.write_line(f"{effect}: {counts[effect]}")
-    if not any(counts.values()):
-        output.write_line("no letter matches")

@@ -1,9 +1,10 @@
 """A dead-letter queue as a person browses it: every letter once, nothing changed unless it is settled.
 
-What is looked at and not settled goes back when the browser closes, at its old place. Only what is kept by the caller
-stays in memory, so a hundred thousand letters need no more than one.
+What is looked at and not settled goes back when the browser closes, at its old place. A window of letters and what is
+kept by the caller stay in memory, so a hundred thousand letters need no more than a few hundred.
 """
 
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -18,13 +19,12 @@ from workers.edges.broker import ensure_topology
 from workers.edges.broker_health import BrokerLook
 from workers.edges.delivery_stream import Delivery, DeliveryStream
 
-_PREFETCH = 0
-"""Everything: a letter that is left is not acknowledged, and a window would fill with those."""
-
+_WINDOW = 200
 _CLIENT = "certpilot dlq"
 _QUIET_SECONDS = 5.0
-"""Another browser may hold the rest; then this one sees what there is."""
-_BATCH = 200
+"""Another reader may hold the rest; then this one sees what there is."""
+_PARTING_SECONDS = 2.0
+"""How long a reader that has just ended may still be counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,9 @@ class DeadLetterBrowser:
 
     Attributes:
         queue: the consumed queue.
-        total: how many letters lay there when it was opened.
+        total: how many letters lay there when it was opened, those that another reader held left out.
+        other_readers: how many others consumed the same queue then; each may hold letters that are not seen here.
+        missing: how many of `total` did not come, since another reader had them first; known after the last.
     """
 
     def __init__(self, url: str, queue: str) -> None:
@@ -68,12 +70,14 @@ class DeadLetterBrowser:
             TopologyError: our queues cannot be declared.
         """
         self.queue = queue
+        self.missing = 0
         # Counted first: a letter that is replayed and set aside again comes back at the tail, and would be browsed for
         # ever.
         ensure_topology(url, name=_CLIENT)
-        with closing(BrokerLook(url, name=_CLIENT)) as look:
-            self.total = {one.name: one.messages for one in look.letters()}[dead_letter_queue(queue)]
-        self._stream = DeliveryStream(url, dead_letter_queue(queue), prefetch=_PREFETCH, name=_CLIENT)
+        self.total, self.other_readers = _look(url, dead_letter_queue(queue))
+        self._stream = DeliveryStream(url, dead_letter_queue(queue), prefetch=_WINDOW, name=_CLIENT)
+        self._window_from = 0
+        self._unsettled = 0
 
     def __iter__(self) -> Iterator[Letter]:
         """Every letter that lay there at the beginning, the oldest first.
@@ -82,14 +86,22 @@ class DeadLetterBrowser:
             BrokerUnavailableError: the connection is gone; what was not settled lies there still.
         """
         left = self.total
-        while left > 0 and (deliveries := self._stream.take(min(left, _BATCH), wait_seconds=_QUIET_SECONDS)):
+        while left > 0 and (deliveries := self._stream.take(min(left, _WINDOW), wait_seconds=_QUIET_SECONDS)):
             left -= len(deliveries)
+            self._unsettled += len(deliveries)
             for delivery in deliveries:
                 yield _letter(self.queue, delivery)
+            if left > 0 and self._unsettled >= _WINDOW:
+                # Letters that stay fill the window.
+                self._window_from, self._unsettled = deliveries[-1].tag + 1, 0
+                self._stream.next_window()
+        self.missing = left
 
     def remove(self, letter: Letter) -> None:
         """Acknowledge the letter: it has been dealt with."""
         self._stream.ack(letter.delivery)
+        if letter.delivery.tag >= self._window_from:
+            self._unsettled -= 1
 
     def close(self) -> None:
         """Put back what was not removed."""
@@ -102,6 +114,17 @@ class DeadLetterBrowser:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _look(url: str, name: str) -> tuple[int, int]:
+    """Ready messages of a dead-letter queue, and its consumers after those that are just leaving have left."""
+    deadline = time.monotonic() + _PARTING_SECONDS
+    with closing(BrokerLook(url, name=_CLIENT)) as look:
+        while True:
+            (found,) = (one for one in look.letters() if one.name == name)
+            if not found.consumers or time.monotonic() > deadline:
+                return found.messages, found.consumers
+            time.sleep(0.1)
 
 
 def _letter(queue: str, delivery: Delivery) -> Letter:

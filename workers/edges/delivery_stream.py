@@ -122,6 +122,14 @@ class DeliveryStream:
         """Hand a delivery back to the queue's head. Any thread may; False as in `ack`."""
         return self._settle(delivery, lambda: self._channel.basic_nack(delivery.tag, requeue=True))
 
+    def next_window(self) -> None:
+        """Let as many more come as the window holds, beside those that are not settled: theirs counts no more.
+
+        What is left unsettled stays so until `close`. A window of everything would have the broker send everything
+        at once, and a look at 100,000 messages would need memory for all of them.
+        """
+        self._link.call(self._next_window)
+
     def cancel(self) -> None:
         """Take no more from the queue and hand back what nobody has taken; what was taken can still be settled."""
         self._link.call(self._cancel)
@@ -173,6 +181,15 @@ class DeliveryStream:
         )
         if not self._ready.is_set():
             self._ready.set()
+
+    def _next_window(self) -> None:
+        """A consumer of its own for each window; the channel keeps what a cancelled one left unsettled."""
+        if not self._cancelled and self._channel.is_open:
+            self._channel.basic_cancel(self._consumer_tag, callback=lambda _frame: self._consume())
+
+    def _consume(self) -> None:
+        if not self._cancelled and self._channel.is_open:
+            self._consumer_tag = self._channel.basic_consume(self.queue, self._on_message)
 
     def _cancel(self) -> None:
         if not self._cancelled and self._channel.is_open:
