@@ -258,3 +258,28 @@ def test_paused_server_is_neither_claimed_nor_offered(conn: Connection) -> None:
     assert claim(conn, job_id) is Unclaimable.PAUSED
     conn.execute("update clock set ahead_by = %s", (timedelta(seconds=61),))
     assert jobs.reoffer_queued(conn, 10, 60) == []
+
+
+def test_clock_that_was_set_back_keeps_no_server_from_its_jobs(conn: Connection) -> None:
+    """A dead holder's lease then ends in an hour; a living one's is written anew by its next heartbeat."""
+    job_id, other = new_job(conn, "a.example"), new_job(conn, "b.example")
+    dead = must_claim(conn, job_id)
+    conn.execute("update lease set expires_at = expires_at + interval '1 hour'")
+    assert [offer.job_id for offer in jobs.reoffer_orphans(conn, 10, 60)] == [job_id]
+    held = must_claim(conn, job_id)
+    assert held.claim.fence > dead.claim.fence
+    assert claim(conn, other) is Unclaimable.BUSY
+    with pytest.raises(ClaimLostError):
+        claims.hold(conn, dead.claim)
+    outcomes.finish(conn, held, JobState.FAILED, code=Code.INTERNAL, message="x", because="test")
+    conn.execute("update lease set expires_at = clock_timestamp() + interval '1 hour'")
+    conn.execute("update job set run_at = certpilot_now() - interval '1 s' where id = %s", (other,))
+    assert [offer.job_id for offer in jobs.reoffer_queued(conn, 10, 60)] == [other]
+
+
+def test_fence_does_not_go_back_with_the_clock(conn: Connection) -> None:
+    job_id = new_job(conn, "a.example")
+    first = must_claim(conn, job_id)
+    # As if that had been granted by a clock that was an hour ahead.
+    conn.execute("update lease set fence = fence + 3600000, expires_at = expires_at + interval '1 hour'")
+    assert must_claim(conn, job_id).claim.fence > first.claim.fence + 3_600_000
