@@ -11,7 +11,7 @@ from uuid import UUID
 from psycopg.rows import dict_row
 
 from contracts.codes import Code
-from db import leases, pauses
+from db import pauses
 from db.pool import Connection
 from db.sites import server_of
 from workers.core.model import Fence, JobId, JobKind, Server
@@ -111,7 +111,7 @@ def claim(conn: Connection, job_id: JobId, owner: UUID, lease_seconds: float) ->
         "update lease set owner = %s,"
         " fence = greatest(fence + 1, (extract(epoch from clock_timestamp()) * 1000)::bigint),"
         " expires_at = clock_timestamp() + make_interval(secs => %s)"
-        f" where key = any(%s) and {leases.over('expires_at')} returning key, fence",
+        " where key = any(%s) and lease_over(expires_at) returning key, fence",
         (owner, lease_seconds, list(keys)),
     ).fetchall()
     if len(taken) != len(keys):

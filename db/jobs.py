@@ -7,7 +7,6 @@ from uuid import UUID
 
 from psycopg.rows import class_row, dict_row
 
-from db import leases
 from db.pool import Connection
 from db.sites import server_of
 from workers.core.model import JobId, JobKind, JobState, Server
@@ -145,7 +144,7 @@ def reoffer_orphans(conn: Connection, limit: int, reoffer_seconds: float) -> lis
         return cursor.execute(
             "update job set run_at = certpilot_now() + make_interval(secs => %s)"
             " where id in (select j.id from job j join lease l on l.key = j.server_key"
-            f"              where j.state = 'running' and {leases.over('l.expires_at')}"
+            "              where j.state = 'running' and lease_over(l.expires_at)"
             "                and (j.run_at is null or j.run_at <= certpilot_now())"
             "                and not exists (select from pause where scope in ('*', j.server_host))"
             "              limit %s for update of j skip locked)"
@@ -161,7 +160,7 @@ def reoffer_queued(conn: Connection, limit: int, reoffer_seconds: float) -> list
             "update job set run_at = certpilot_now() + make_interval(secs => %s)"
             " where id in (select j.id from job j left join lease l on l.key = j.server_key"
             "              where j.state = 'queued' and j.run_at <= certpilot_now()"
-            f"                and (l.key is null or {leases.over('l.expires_at')})"
+            "                and (l.key is null or lease_over(l.expires_at))"
             "                and not exists (select from pause where scope in ('*', j.server_host))"
             "                and not exists (select from job e where e.state = 'queued' and e.server_key = j.server_key"
             "                                and (e.created_at, e.id) < (j.created_at, j.id))"

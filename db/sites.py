@@ -72,7 +72,7 @@ def _site(row: dict[str, Any]) -> Site:
         aliases=tuple(row["aliases"]),
         server=server_of(row) if row["server_host"] else None,
         ssl_status=SslStatus(row["ssl_status"]),
-        certificate=_certificate(row),
+        certificate=certificate_of(row),
         certificate_server_key=row["certificate_server_key"],
         ever_issued=row["ever_issued"],
         job=_live_job(row),
@@ -90,7 +90,8 @@ def server_of(row: dict[str, Any]) -> Server:
     )
 
 
-def _certificate(row: dict[str, Any]) -> Certificate | None:
+def certificate_of(row: dict[str, Any]) -> Certificate | None:
+    """The certificate in the columns certificate_* and ssl_expiry of a site; None where none is known."""
     if row["certificate_serial"] is None:
         return None
     return Certificate(
@@ -239,6 +240,20 @@ def set_error_of_job(conn: Connection, site_id: str, job_id: JobId, code: Code, 
 def lock_risk(conn: Connection, site_id: str) -> str | None:
     """The cause of a lapse that was told last and is not over, under the site's lock; None: there is none."""
     row = conn.execute("select at_risk_code from site where site_id = %s for update", (site_id,)).fetchone()
+    return None if row is None else row[0]
+
+
+def risk(conn: Connection, site_id: str) -> tuple[str | None, str | None]:
+    """Code and message of the cause of a lapse that is not over; None each where there is none."""
+    row = conn.execute(
+        "select at_risk_code, at_risk_message from site where site_id = %s", (site_id,)
+    ).fetchone()
+    return (None, None) if row is None else (row[0], row[1])
+
+
+def expiry(conn: Connection, site_id: str) -> datetime | None:
+    """NotAfter of the certificate last seen, UTC; None where there is none."""
+    row = conn.execute("select ssl_expiry from site where site_id = %s", (site_id,)).fetchone()
     return None if row is None else row[0]
 
 
