@@ -29,6 +29,7 @@ WRITERS = {
     "job": {"jobs.py", "claims.py", "outcomes.py", "operators.py", "replays.py"},
     "job_attempt": {"outcomes.py"},
     "lease": {"claims.py", "leases.py"},
+    "site": {"sites.py", "watch.py"},
 }
 
 

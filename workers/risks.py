@@ -18,6 +18,13 @@ def found(conn: Connection, about: About, problem: Problem, *, lapsed: bool = Fa
         announce.certificate_at_risk(conn, about, problem)
 
 
+def lapsed(conn: Connection, about: About) -> None:
+    """The certificate has expired: the cause, where one is known, is told once more."""
+    code, message = sites.risk(conn, about.site_id)
+    if code is not None and code in Code.__members__:
+        announce.certificate_at_risk(conn, about, Problem(Code(code), message or ""))
+
+
 def over(conn: Connection, about: About) -> None:
     """Nothing stands in the way any more; told where something did."""
     if sites.lock_risk(conn, about.site_id) is not None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from db import ca_memory, jobs, limits, outbox, sites
 from db.jobs import Offer
 from db.pool import Connection, DatabaseError, Pool, transaction
-from workers import announce, logs, metrics
+from workers import announce, logs, metrics, own_renewals, risks
 from workers.announce import About
 from workers.core.model import SslStatus
 from workers.dispatch import REOFFER_SECONDS, offer
@@ -52,6 +52,7 @@ class Scheduler:
         )
         while self._expire_batch() == BATCH:
             pass
+        own_renewals.renew_due(self._pool)
         self._ticks += 1
         if self._ticks % _PRUNE_EVERY_TICKS == 0:
             self._prune()
@@ -74,6 +75,7 @@ class Scheduler:
             for site_id in expired:
                 sites.set_status(conn, site_id, SslStatus.EXPIRED)
                 announce.status_changed(conn, About(site_id), previous=SslStatus.ACTIVE)
+                risks.lapsed(conn, About(site_id))
         return len(expired)
 
     def _prune(self) -> None:

@@ -22,12 +22,14 @@ from workers.relay import Relay
 from workers.runner.runner import Runner
 from workers.scheduler import Scheduler
 from workers.settings import Settings
+from workers.watch import Watch
 
 log = logs.get(__name__)
 
 _INTAKE_BATCH = 25
 _SCHEMA_POLL_SECONDS = 1.0
 _BROKER_POLL_SECONDS = 1.0
+_WATCH_STOP_SECONDS = 5.0
 
 Role = Callable[[Settings, threading.Event], None]
 """Works until the event is set."""
@@ -64,9 +66,20 @@ def run_relay(config: Settings, stop: threading.Event) -> None:
 
 
 def run_scheduler(config: Settings, stop: threading.Event) -> None:
-    """Role scheduler."""
-    with open_pool(config.database_url, "certpilot-scheduler", max_size=2) as pool:
-        Scheduler(pool).run(stop)
+    """Role scheduler, and beside it the watch, whose looks must not hold up what is due."""
+    with (
+        open_pool(config.database_url, "certpilot-scheduler", max_size=2) as pool,
+        open_pool(config.database_url, "certpilot-watch", max_size=2) as watch_pool,
+    ):
+        watch = threading.Thread(
+            target=Watch(watch_pool, config).run, args=(stop,), name="watch", daemon=True
+        )
+        watch.start()
+        try:
+            Scheduler(pool).run(stop)
+        finally:
+            stop.set()
+            watch.join(_WATCH_STOP_SECONDS)
 
 
 def run_runner(config: Settings, stop: threading.Event) -> None:

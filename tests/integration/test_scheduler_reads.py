@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
-from db import clock
-from db.pool import Connection, connect, open_pool
+from db import clock, watch
+from db.pool import Connection, connect, open_pool, transaction
 from tests.support.many_sites import fill
 from tests.support.waiting import until
 from workers.scheduler import Scheduler
@@ -68,3 +68,43 @@ def test_tick_reads_about_as_many_rows_as_are_due(conn: Connection, database_url
     assert (read["site"][0], read["job"][0]) == (0, 0)
     assert read["site"][1] <= 20
     assert read["job"][1] <= 5 * LIVE
+
+
+def test_planning_the_watch_reads_the_looks_that_are_due_and_nothing_else(
+    conn: Connection, database_url: str
+) -> None:
+    with preparing(conn, database_url) as session:
+        fill(session, sites=SITES, past_jobs=0, live_jobs=0)
+        session.execute(
+            "update site set next_check_at = now() - interval '1 s' where site_id in ('site_7', 'site_8')"
+        )
+        session.execute("vacuum analyze site")
+    with open_pool(database_url, "scheduler", max_size=1) as pool, transaction(pool) as looking:
+        due = watch.claim_looks(looking, 50, 60)
+    wait_for_counters(conn)
+    read = conn.execute(
+        "select seq_tup_read, idx_tup_fetch from pg_stat_user_tables where relname = 'site'"
+    ).fetchone()
+    assert sorted(site.site_id for site in due) == ["site_7", "site_8"]
+    assert read is not None
+    assert read[0] == 0
+    assert read[1] <= 10
+
+
+def test_renewals_that_are_due_are_found_by_their_time_and_made_by_the_next_to_expire(
+    conn: Connection, database_url: str
+) -> None:
+    with preparing(conn, database_url) as session:
+        fill(session, sites=SITES, past_jobs=0, live_jobs=0)
+        due = "update site set renewal_due_at = now() - %s * interval '1 s', ssl_expiry = now() + %s * interval '1 day' where site_id = %s"
+        for site_id, late_seconds, left_days in (("site_7", 30, 9), ("site_8", 20, 3), ("site_9", 10, 6)):
+            session.execute(due, (late_seconds, left_days, site_id))
+        session.execute("vacuum analyze site")
+    with open_pool(database_url, "scheduler", max_size=1) as pool, transaction(pool) as looking:
+        found = watch.renewals_due(looking, 2)
+    wait_for_counters(conn)
+    read = conn.execute(
+        "select seq_tup_read, idx_tup_fetch from pg_stat_user_tables where relname = 'site'"
+    ).fetchone()
+    assert found == ["site_8", "site_9"]
+    assert read == (0, 3)

@@ -6,10 +6,12 @@ from db.pool import Connection
 
 _SITES = """
 insert into site (site_id, domain, server_host, server_port, server_username, ssl_status, ssl_expiry, certificate_serial,
-                  certificate_names, certificate_issuer, certificate_not_before, certificate_server_key, ever_issued)
+                  certificate_names, certificate_issuer, certificate_not_before, certificate_server_key, ever_issued, next_check_at,
+                  renewal_due_at)
 select 'site_' || n, 'd' || n || '.example.com', '203.0.113.' || n %% 250, 22, 'root', 'active',
        now() + make_interval(days => 30 + n %% 60), n::text, array['d' || n || '.example.com'], 'CA',
-       now() - interval '1 day', '203.0.113.' || n %% 250 || ':22', true
+       now() - interval '1 day', 'server:203.0.113.' || n %% 250 || ':22', true,
+       now() + interval '1 hour' + n %% 86400 * interval '1 s', now() + make_interval(days => 15 + n %% 60)
 from generate_series(1, %(sites)s) n
 """
 _JOBS = """

@@ -4,13 +4,16 @@ Intervals are fractions of the lifetime: a day for 90 days, two hours for 160, t
 two handshakes, so a million sites of 90 days are 12 looks a second.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from contracts.codes import Code
 from workers.core.certificate import covers
-from workers.core.model import Certificate
+from workers.core.cloudflare import is_cloudflare
+from workers.core.model import Certificate, Problem
+from workers.core.observed import DnsStatus, Handshake, NameAnswer
 from workers.core.renewal import due_at, window_of
 
 _SHARE = 1 / 90
@@ -73,28 +76,136 @@ class Sight(StrEnum):
 
     AS_KNOWN = "as known"
     RENEWED = "renewed"  # a newer certificate for all names: the server's own timer
-    WRONG = "wrong"  # something else than the site's certificate, or an older one
-    NOTHING = "nothing"  # no answer, or no TLS
+    WRONG = "wrong"  # something else than the site's certificate, or an older one, or nothing
 
 
-def sight_of(
-    known: Certificate, names: Sequence[str], shown: Sequence[Certificate | None], now: datetime
-) -> Sight:
+def sight_of(known: Certificate, names: Sequence[str], shakes: Sequence[Handshake], now: datetime) -> Sight:
     """Judge what the server showed.
 
     Args:
         known: the certificate last known.
         names: the site's names.
-        shown: what was shown for each name, by a handshake whose chain is trusted or whose certificate is the known
-            one; None where there was no answer.
+        shakes: one handshake for each name, to the server itself.
         now: real time, UTC.
     """
-    if any(one is None for one in shown):
-        return Sight.NOTHING if all(one is None for one in shown) else Sight.WRONG
-    found = [one for one in shown if one is not None]
-    if all(one.serial == known.serial for one in found):
+    serials = {shake.certificate.serial if shake.certificate else None for shake in shakes}
+    if serials == {known.serial}:
         return Sight.AS_KNOWN
-    first = found[0]
-    same = all(one.serial == first.serial for one in found)
-    newer = first.not_after > known.not_after and now < first.not_after
-    return Sight.RENEWED if same and newer and covers(first, names) else Sight.WRONG
+    first = shakes[0].certificate
+    if len(serials) == 1 and first is not None and all(shake.verified for shake in shakes):
+        newer = first.not_after > known.not_after and now < first.not_after
+        if newer and covers(first, names):
+            return Sight.RENEWED
+    return Sight.WRONG
+
+
+class Loss(StrEnum):
+    """What is to be done about a site whose certificate is not shown."""
+
+    GONE = "gone"  # its files are not on the server
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """A site as far as its look goes.
+
+    Attributes:
+        known: the certificate last known.
+        names: the site's names, the lineage's first.
+        host: the server, for people.
+    """
+
+    known: Certificate
+    names: tuple[str, ...]
+    host: str
+
+
+def explain(
+    site: Looked, shakes: Sequence[Handshake], disk: Certificate | None, now: datetime
+) -> Certificate | Problem | Loss:
+    """Say why a server does not show the certificate, once its disk was looked at as well.
+
+    Args:
+        site: the site.
+        shakes: what it showed, one for each name.
+        disk: the lineage's certificate on its disk; None: there is none.
+        now: real time, UTC.
+
+    Returns:
+        The certificate, where it is a renewal whose roots only the server knows; else the problem, or its loss.
+    """
+    if disk is None:
+        return Loss.GONE
+    wrong = [
+        shake for shake in shakes if shake.certificate is None or shake.certificate.serial != disk.serial
+    ]
+    renewed = (
+        disk.serial != site.known.serial and disk.not_after > site.known.not_after and now < disk.not_after
+    )
+    if not wrong:
+        if renewed and covers(disk, site.names):
+            return disk
+        return Problem(
+            Code.NOT_SERVED,
+            f"{site.host} shows a certificate until {disk.not_after:%Y-%m-%d}, which is not the one last issued.",
+            site.names,
+        )
+    first, affected = wrong[0], tuple(shake.server_name for shake in wrong)
+    if renewed and first.certificate is not None and first.certificate.serial == site.known.serial:
+        message = (
+            f"{site.host} has a newer certificate (until {disk.not_after:%Y-%m-%d}), but nginx still shows the old one: it was"
+            " not reloaded."
+        )
+        return Problem(Code.NGINX_RELOAD_FAILED, message, affected)
+    if first.certificate is None:
+        return Problem(
+            Code.NOT_SERVED,
+            f"Port 443 of {site.host} shows nothing for {first.server_name} ({first.error}).",
+            affected,
+        )
+    shown = first.certificate
+    message = (
+        f"Visitors of {first.server_name} are shown another certificate, by {shown.issuer}, until"
+        f" {shown.not_after:%Y-%m-%d}."
+    )
+    return Problem(Code.NOT_SERVED, message, affected)
+
+
+def judge_public(
+    names: Sequence[str],
+    known: Certificate,
+    own_addresses: Collection[str],
+    answers: Mapping[str, NameAnswer],
+    shakes: Sequence[Handshake],
+) -> Problem | None:
+    """Whether the names' public DNS still leads to the site; what cannot be told is no problem.
+
+    Args:
+        names: the site's names.
+        known: its certificate.
+        own_addresses: the server's, as far as they are known.
+        answers: of DNS, by name.
+        shakes: with public addresses that are neither the server's nor Cloudflare's.
+    """
+    for name in names:
+        answer = answers.get(name)
+        if answer is None:
+            continue
+        if not answer.addresses and _says_no(answer):
+            return Problem(Code.DNS_NOT_RESOLVING, f"{name} has neither an A nor an AAAA record.", (name,))
+        if not answer.addresses or any(
+            one in own_addresses or is_cloudflare(one) for one in answer.addresses
+        ):
+            continue
+        seen = [shake for shake in shakes if shake.server_name == name]
+        if seen and not any(shake.certificate and shake.certificate.serial == known.serial for shake in seen):
+            where = ", ".join(answer.addresses)
+            return Problem(
+                Code.DNS_WRONG_SERVER, f"{name} points to {where}, which is not the site's server.", (name,)
+            )
+    return None
+
+
+def _says_no(answer: NameAnswer) -> bool:
+    none = {DnsStatus.NXDOMAIN, DnsStatus.NODATA}
+    return answer.a.status in none and answer.aaaa.status in none

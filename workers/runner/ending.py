@@ -6,13 +6,14 @@ from dataclasses import replace
 from typing import TypeVar
 
 from contracts.codes import Code
-from db import claims, pool
+from db import claims, pool, sites
 from db.claims import HeldJob
 from db.outcomes import ClosedAttempt
 from db.pool import Connection, OperationalError, Pool, transaction
 from workers import logs, metrics
 from workers.core.ca_costs import Spend
 from workers.core.model import Certificate, JobState, Problem
+from workers.core.own_renewal import before_expiry
 from workers.core.retry import (
     History,
     RetryAction,
@@ -59,6 +60,8 @@ class Endings:
                 jitter=random.random(),
                 ca_retry_at=wait.turn_at if wait else problem.retry_at,
             )
+            if wait is None and job.is_own_renewal:
+                decision = before_expiry(decision, sites.expiry(conn, job.site_id), pool.now(conn))
             _write(conn, job, decision, problem, closed, waits_for_limit=wait.bucket if wait else None)
             return decision
 
@@ -81,6 +84,8 @@ class Endings:
             decision = decide_retry(problem.code, history_of(job), now=now, jitter=random.random())
             if job.attempt_open:
                 decision = with_open_attempt(decision, now)
+            if job.is_own_renewal:
+                decision = before_expiry(decision, sites.expiry(conn, job.site_id), now)
             _write(conn, job, decision, problem, None)
 
         self._in_transaction(flight, write)

@@ -144,11 +144,19 @@ def end(conn: Connection, job: HeldJob, state: JobState, ending: End, closed: Cl
     site = sites.lock(conn, job.site_id)
     if restore_status(conn, site, job.claim.job_id):
         sites.set_error(conn, site.site_id, problem.code, problem.message)
+    _tell_risk(conn, job, problem)
     if state is JobState.DEAD:
         bury_job(conn, job.claim.job_id, job.epoch, Cause(problem.code, problem.message, pool.now(conn)))
     announce.progress(conn, about(job), Step.FAILED, problem.message, attempt=job.attempt, problem=problem)
     announce.status_changed(conn, about(job), previous=site.ssl_status, problem=problem)
     _let_the_next_one_go(conn, job)
+
+
+def _tell_risk(conn: Connection, job: HeldJob, problem: Problem) -> None:
+    """A renewal of our own comes late in the window: what holds it up may let the certificate lapse."""
+    if job.is_own_renewal:
+        expiry = sites.expiry(conn, job.site_id)
+        risks.found(conn, about(job), problem, lapsed=expiry is not None and expiry <= pool.real_now(conn))
 
 
 def removed(conn: Connection, job: HeldJob, message: str) -> None:
@@ -217,6 +225,7 @@ def wait(conn: Connection, job: HeldJob, ending: Wait, closed: ClosedAttempt | N
         conn, job, run_at=ending.run_at, code=problem.code, message=problem.message, because=ending.because,
         fails=ending.fails, failing_since=ending.failing_since, waits_for_limit=ending.waits_for_limit, closed=closed,
     )  # fmt: skip
+    _tell_risk(conn, job, problem)
     sites.set_error_of_job(conn, job.site_id, job.claim.job_id, problem.code, problem.message)
     if job.kind is not JobKind.CLEANUP:
         announce.progress(

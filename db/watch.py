@@ -1,0 +1,116 @@
+"""Table site, as the watch and our own renewals go through it: what is due, in batches, and what a look has found."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from psycopg.rows import dict_row
+
+from db.pool import Connection
+from db.sites import certificate_of, server_of
+from workers.core.model import Certificate, Server, SslStatus
+
+
+@dataclass(frozen=True, slots=True)
+class WatchedSite:
+    """A site whose look is due; `certificate` is the one last known."""
+
+    site_id: str
+    names: tuple[str, ...]
+    server: Server
+    status: SslStatus
+    certificate: Certificate
+    at_risk_code: str | None
+    looks_wrong: int
+
+
+def claim_looks(conn: Connection, limit: int, hold_seconds: float) -> list[WatchedSite]:
+    """Take the sites whose look is due, the longest due first, skipping those that another process has taken.
+
+    Each is due again after `hold_seconds`, should this process die; a look that was made plans the next. Sites that
+    have no certificate to look for at the moment (a command has moved them) are put off by an hour.
+    """
+    with conn.cursor(row_factory=dict_row) as cursor:
+        rows = cursor.execute(
+            "update site set next_check_at = certpilot_now() + case when ssl_status in ('active', 'expired')"
+            "  then make_interval(secs => %s) else interval '1 hour' end"
+            " where site_id in (select site_id from site where next_check_at <= certpilot_now()"
+            "                   order by next_check_at limit %s for update skip locked)"
+            " returning site_id, domain, aliases, server_host, server_port, server_username, server_host_key,"
+            " server_public_addresses, ssl_status, ssl_expiry, certificate_serial, certificate_names,"
+            " certificate_issuer, certificate_not_before, certificate_server_key, at_risk_code, looks_wrong",
+            (hold_seconds, limit),
+        ).fetchall()
+    return [site for row in rows if (site := _watched(row)) is not None]
+
+
+def _watched(row: dict[str, Any]) -> WatchedSite | None:
+    certificate = certificate_of(row)
+    if certificate is None or row["server_host"] is None or row["ssl_status"] not in {"active", "expired"}:
+        return None
+    server = server_of(row)
+    if server.key != row["certificate_server_key"] or row["domain"] not in certificate.names:
+        return None
+    others = sorted(set(certificate.names) - {row["domain"]})
+    return WatchedSite(
+        site_id=row["site_id"],
+        names=(row["domain"], *(name for name in others if not name.startswith("*."))),
+        server=server,
+        status=SslStatus(row["ssl_status"]),
+        certificate=certificate,
+        at_risk_code=row["at_risk_code"],
+        looks_wrong=row["looks_wrong"],
+    )
+
+
+def plan_looks(conn: Connection, next_looks: Sequence[tuple[str, datetime | None]]) -> None:
+    """Plan the next look of sites that show what they should, all in one statement; None: none any more."""
+    conn.execute(
+        "update site set next_check_at = plan.at, looks_wrong = 0, looks_gone = 0"
+        " from unnest(%s::text[], %s::timestamptz[]) as plan(site_id, at) where site.site_id = plan.site_id",
+        ([site_id for site_id, _ in next_looks], [at for _, at in next_looks]),
+    )
+
+
+def count_wrong_look(
+    conn: Connection, site_id: str, next_look_at: datetime, *, gone: bool
+) -> tuple[int, int]:
+    """Count a look that did not show the certificate.
+
+    Returns:
+        How many in a row have not shown it, and how many of those have found it gone from the server.
+    """
+    row = conn.execute(
+        "update site set next_check_at = %s, looks_wrong = looks_wrong + 1,"
+        " looks_gone = case when %s then looks_gone + 1 else 0 end"
+        " where site_id = %s returning looks_wrong, looks_gone",
+        (next_look_at, gone, site_id),
+    ).fetchone()
+    return (0, 0) if row is None else (row[0], row[1])
+
+
+def renewals_due(conn: Connection, limit: int) -> list[str]:
+    """Sites that certpilot has to renew now, the next to expire first.
+
+    They are taken from those that are due the longest, so that a backlog is not read whole at each tick.
+    """
+    rows = conn.execute(
+        "select site_id from (select site_id, ssl_expiry from site where renewal_due_at <= certpilot_now()"
+        "  order by renewal_due_at limit %s) as due order by ssl_expiry limit %s",
+        (10 * limit, limit),
+    ).fetchall()
+    return [row[0] for row in rows]
+
+
+def own_renewals_under_way(conn: Connection) -> int:
+    """How many jobs that no command asked for are queued or running."""
+    row = conn.execute(
+        "select count(*) from job where command_id is null and state in ('queued', 'running')"
+    ).fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def put_off_renewal(conn: Connection, site_id: str, at: datetime | None) -> None:
+    """Plan our own renewal for another time, or (None) not at all."""
+    conn.execute("update site set renewal_due_at = %s where site_id = %s", (at, site_id))
