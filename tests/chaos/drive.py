@@ -23,6 +23,7 @@ from deploy.lab.rabbitmq_cluster import RabbitCluster
 from deploy.lab.tcp_proxy import TcpProxy
 from tests.chaos.faults import Faults, Links
 from tests.chaos.load import Door, Producer, make_sites
+from tests.chaos.operators import Operators
 from tests.chaos.roles import Fleet, Role
 from tests.support import invariants
 from tests.support.invariants import QUEUES, FenceWatch, World
@@ -101,8 +102,16 @@ def run(plan: Plan, *, say: Callable[[str], None]) -> Result:
             lambda what: say(f"{time.monotonic() - began:6.1f} s  {what}"), plan.longest_stall_seconds,
         )  # fmt: skip
         watch = FenceWatch()
+        operators = Operators(
+            fleet.roles[0].environment,
+            url,
+            [door.host for door in doors],
+            plan.seed,
+            faults.say,
+            2 * plan.gap_seconds,
+        )
         with _skipping_waits(url, watch):
-            _load_and_faults(plan, producer, faults)
+            _load_and_faults(plan, producer, faults, operators)
             quiet = time.monotonic()
             say(
                 f"{quiet - began:6.1f} s  quiet: {producer.sent} messages, {sum(faults.done.values())} faults"
@@ -115,8 +124,15 @@ def run(plan: Plan, *, say: Callable[[str], None]) -> Result:
                 conn, nodes[0].url(), lab.ca.production, servers,
                 commands=list(producer.published.values()), broken_bodies=producer.broken,
             )  # fmt: skip
-            found = [*rested, *invariants.complaints(world), *watch.complaints, *fleet.complaints]
+            found = [
+                *rested,
+                *invariants.complaints(world),
+                *watch.complaints,
+                *fleet.complaints,
+                *operators.complaints,
+            ]
             figures = _figures(world, producer, faults, fleet)
+            figures["operators"] = dict(sorted(operators.done.items()))
             figures |= {"seconds": round(time.monotonic() - began), "drained_seconds": round(drained)}
             if found:
                 figures["kept"] = _keep(lab, plan, conn)
@@ -164,24 +180,37 @@ def _through(proxy: TcpProxy, url: str) -> str:
     return urlunsplit(parts._replace(netloc=f"{user}@{proxy.host}:{proxy.port}"))
 
 
-def _load_and_faults(plan: Plan, producer: Producer, faults: Faults) -> None:
+def _load_and_faults(plan: Plan, producer: Producer, faults: Faults, operators: Operators) -> None:
     give_up = threading.Event()
     failures: list[BaseException] = []
 
-    def publish() -> None:
-        try:
-            producer.run(plan.commands, plan.seconds * 0.9, give_up)
-        except BaseException as error:  # noqa: BLE001  # handed to the caller's thread
-            failures.append(error)
+    quiet = threading.Event()
 
-    thread = threading.Thread(target=publish, name="producer")
+    def guarded(work: Callable[[], None]) -> Callable[[], None]:
+        def run() -> None:
+            try:
+                work()
+            except BaseException as error:  # noqa: BLE001  # handed to the caller's thread
+                failures.append(error)
+
+        return run
+
+    def publish() -> None:
+        producer.run(plan.commands, plan.seconds * 0.9, give_up)
+
+    thread = threading.Thread(target=guarded(publish), name="producer")
+    people = threading.Thread(target=guarded(lambda: operators.run(quiet)), name="operators")
     thread.start()
+    people.start()
     try:
         faults.run(plan.seconds, give_up)
+        quiet.set()
         thread.join(plan.rest_seconds)
     finally:
         give_up.set()
+        quiet.set()
         thread.join()
+        people.join()
     if failures:
         raise failures[0]
 

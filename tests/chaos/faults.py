@@ -11,12 +11,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from contracts.topology import QUEUES, dead_letter_queue
 from deploy.lab.lab import Lab
 from deploy.lab.machine import LabError
 from deploy.lab.rabbitmq import RabbitNode
 from deploy.lab.server import CustomerServer
 from deploy.lab.tcp_proxy import TcpProxy
 from tests.chaos.roles import Fleet, Role
+from tests.support.amqp import accept_publishing, consumer_timeout, memory_alarm, refuse_publishing
 
 Fault = Callable[[], None]
 
@@ -127,6 +129,8 @@ class Faults:
             (2, self._close_connections), (1, self._restart_broker), (2, self._end_sessions), (1, self._restart_database),
             (2, self._kill_database), (3, self._reset), (3, self._black_hole), (2, self._half_open), (4, self._lose_reply),
             (2, self._answers_only), (1, self._slow), (3, self._kill_certbot), (2, self._kill_run), (2, self._reboot),
+            (3, self._kill_script), (2, self._alarm), (2, self._refuse_publishing), (1, self._time_out_consumers),
+            (2, self._set_clock_back),
         )  # fmt: skip
 
     def _close_connections(self, dice: random.Random) -> str:
@@ -147,6 +151,42 @@ class Faults:
             self._stop.wait(dice.uniform(0.5, 8))
         node.start()
         return f"broker-killed {node.name}"
+
+    def _alarm(self, dice: random.Random) -> str:
+        """Publishers are blocked on every connection, and hear nothing."""
+        with memory_alarm(dice.choice(self.nodes)):
+            self._stop.wait(dice.uniform(1, 8))
+        return "memory-alarm"
+
+    def _refuse_publishing(self, dice: random.Random) -> str:
+        """One queue is full and says so: commands, jobs, events or letters."""
+        node = dice.choice(self.nodes)
+        queue = dice.choice((*QUEUES, *map(dead_letter_queue, QUEUES)))
+        refuse_publishing(node, node.url(), queue)
+        try:
+            self._stop.wait(dice.uniform(1, 6))
+        finally:
+            accept_publishing(node, node.url())
+        return f"reject-publish {queue}"
+
+    def _time_out_consumers(self, dice: random.Random) -> str:
+        """Who leaves a delivery unacknowledged for 2 s loses its channel; it counts for channels opened meanwhile."""
+        node = dice.choice(self.nodes)
+        with consumer_timeout(node, 2000):
+            node.close_all_connections()
+            self._stop.wait(dice.uniform(4, 10))
+        node.close_all_connections()
+        return "consumer-timeout"
+
+    def _set_clock_back(self, dice: random.Random) -> str:
+        """As the database would see it: what was written before is later than it was, leases as well as plans."""
+        minutes = dice.uniform(0.2, 30)
+        self.lab.postgres.execute(
+            f"update lease set expires_at = expires_at + interval '{minutes} min' where expires_at <> '-infinity';"
+            f" update clock set ahead_by = ahead_by - interval '{minutes} min'",
+            self.database,
+        )
+        return "clock-set-back"
 
     def _end_sessions(self, _: random.Random) -> str:
         self.lab.postgres.end_sessions(self.database)
@@ -229,6 +269,19 @@ class Faults:
             _kill(pid)
         return "kill-run" if pids else ""
 
+    def _kill_script(self, dice: random.Random) -> str:
+        """Certpilot's own script, somewhere between its first line and its last; it is there for a tenth of a second."""
+        server, deadline = self._server(dice), time.monotonic() + 3
+        while not self._stop.is_set() and time.monotonic() < deadline:
+            scripts = [pid for pid in server.cell.processes() if _is_script(pid)]
+            if scripts:
+                time.sleep(dice.uniform(0, 0.08))
+                for pid in scripts:
+                    _kill(pid)
+                return "kill-script"
+            time.sleep(0.01)
+        return ""
+
     def _reboot(self, dice: random.Random) -> str:
         server = self._server(dice)
         server.reboot()
@@ -240,6 +293,15 @@ def _parent(pid: int) -> int:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     except OSError:
         return 0
+
+
+def _is_script(pid: int) -> bool:
+    """A shell that runs certpilot's script, and not the wrapper of a certbot run: that is a fault of its own."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return words[0] == b"sh" and any(word.startswith(b"/var/lib/certpilot/agent/") for word in words[1:2])
 
 
 def _kill(pid: int) -> None:

@@ -123,8 +123,8 @@ class Producer:
             if number % len(order) == 0:
                 self.dice.shuffle(order)
             kind = self.dice.choices(
-                ("force", "renew", "aliases", "issue", "repeat", "conflict", "broken"),
-                (40, 8, 25, 6, 12, 4, 3),
+                ("force", "renew", "aliases", "issue", "repeat", "conflict", "broken", "remove"),
+                (36, 8, 25, 10, 12, 4, 3, 4),
             )[0]
             self._send(order[number % len(order)], kind)
 
@@ -145,6 +145,8 @@ class Producer:
             site.aliases = tuple(a for a in _ALIASES if self.dice.random() < 0.5)
         if kind in ("force", "renew"):
             document = command("renew", site=site.site_id, command_id=self._id(), force=kind == "force")
+        elif kind == "remove":
+            document = command("remove", site=site.site_id, command_id=self._id())
         else:
             aliases = [f"{alias}.{site.domain}" for alias in site.aliases]
             document = command(
