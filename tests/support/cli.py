@@ -30,7 +30,7 @@ from workers.core.model import JobId, JobKind, Server, SslStatus
 
 SECONDS = 60
 # Commands that set no logging up: they leave nothing behind in the process.
-_IN_PROCESS = frozenset({"status", "activity", "jobs", "pause", "resume"})
+_IN_PROCESS = frozenset({"status", "activity", "jobs", "pause", "resume", "forecast"})
 SERVER = Server("203.0.113.7", 22, "root", None, ())
 HOSTILE = "[/x] [bold]\x1b[2J\x1b]0;owned\x07 line\nbreak \u202eesrever \u2028"
 """Markup of rich that raises, escape sequences, a line break, a bidirectional override."""

@@ -40,6 +40,7 @@ COMMANDS = {
     "pause": _Command("pause", "stop starting work, everywhere or for one server"),
     "resume": _Command("pause", "start work again"),
     "server": _Command("server", "check what a server needs to issue and renew"),
+    "forecast": _Command("forecast", "show expiries and renewals to come, against the CA's limits"),
     "diagnose": _Command("diagnose", "say what a certbot output, nginx configuration or timer state means"),
     "doctor": _Command("doctor", "check broker, database, migrations, topology and clock"),
     "config": _Command("config", "list every setting and its value"),
