@@ -19,9 +19,9 @@ demo: ## Two sites from a JSON command to a valid certificate, all parts real, o
 test: ## Lint, then every test on real parts (PYTEST='-k name' to choose)
 	@$(BOOTSTRAP) lab
 	@$(MAKE) --no-print-directory check
-	@exec $(PY) -m pytest -n 3 --dist loadfile --ignore-glob='tests/system/test_failures_*' $(PYTEST)
+	@exec $(PY) -m pytest -n 3 --dist loadfile $(PYTEST)
 
-failures: ## The real lab put into each state of failure and mended again; beside `make test`, for its length
+failures: ## Only the real lab put into each state of failure and mended again (part of `make test`)
 	@$(BOOTSTRAP) lab
 	@exec $(PY) -m pytest $(wildcard tests/system/test_failures_*.py)
 

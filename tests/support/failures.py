@@ -257,7 +257,7 @@ def go_through(
         for due in _by_due(stories):
             # Where telling took long some have been looked at again meanwhile, and wait longer now.
             views = [certpilot.view(story.case.site) for story in due]
-            _move_to(lab, certpilot, max(view["retry_at"] or EPOCH for view in views))
+            move_to(lab, certpilot, max(view["retry_at"] or EPOCH for view in views))
             each(_see_it_through, due)
     return {story.trouble.name: story for story in stories}
 
@@ -342,7 +342,7 @@ def _by_due(stories: Sequence[Story]) -> list[list[Story]]:
     return groups
 
 
-def _move_to(lab: Lab, certpilot: Installation, instant: datetime) -> None:
+def move_to(lab: Lab, certpilot: Installation, instant: datetime) -> None:
     """Move certpilot's clock, and the CA's with it, to just behind an instant."""
     now = database_now(certpilot.conn)
     by = max(instant - now, timedelta(0)) + timedelta(seconds=1)
