@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "CERTPILOT_"
 _LARGEST_PORT = 65535
 _PASSWORD = re.compile(r"(://[^/@:,]*):[^/,]*@")
 _QUERY_PASSWORD = re.compile(r"(password=)[^&]*")
+_BASE64URL = re.compile(r"[A-Za-z0-9_-]{16,512}")
 LETS_ENCRYPT = "https://acme-v02.api.letsencrypt.org/directory"
 LETS_ENCRYPT_STAGING = "https://acme-staging-v02.api.letsencrypt.org/directory"
 
@@ -81,6 +82,12 @@ def _url(*schemes: str) -> BeforeValidator:
     return BeforeValidator(check)
 
 
+def _with_kid(value: Path | None, info: ValidationInfo) -> Path | None:
+    if (value is None) != (info.data.get("acme_eab_kid") is None):
+        raise ValueError("an External Account Binding takes both this and CERTPILOT_ACME_EAB_KID, or neither")
+    return value
+
+
 class Settings(BaseSettings):
     """Everything that can be set. What needs no choice has a default that works."""
 
@@ -104,6 +111,24 @@ class Settings(BaseSettings):
         None,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._%+=-]*@[A-Za-z0-9][A-Za-z0-9-]*(\.[A-Za-z0-9-]+)+$",
         description="E-mail address, contact of the ACME account; unset: registered without.",
+    )
+    acme_profile: Annotated[str | None, BeforeValidator(_blank_is_unset)] = Field(
+        None,
+        pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]{0,127}$",
+        description="Profile to prefer, of those that the CA offers; for servers with certbot 4.0 or newer. Unset: the CA's default.",
+    )
+    acme_eab_kid: Annotated[str | None, BeforeValidator(_blank_is_unset)] = Field(
+        None,
+        pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]{0,127}$",
+        description="Key id of the External Account Binding, where the CA wants one; also used at the staging directory.",
+    )
+    acme_eab_hmac_key_file: Annotated[Path | None, BeforeValidator(_path), AfterValidator(_with_kid)] = Field(
+        None,
+        validate_default=True,
+        description="File with the HMAC key of the External Account Binding, base64url as the CA gave it.",
+    )
+    key_type: Annotated[Literal["rsa", "ecdsa"] | None, BeforeValidator(_blank_is_unset)] = Field(
+        None, description="Key of the certificates, rsa or ecdsa; unset: certbot's default."
     )
     ssh_private_key_file: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_paths)] = Field(
         (Path("~/.ssh/id_ed25519").expanduser(),), description="One or more private keys, separated by ':'."
@@ -156,6 +181,26 @@ def load() -> Settings:
     except ValidationError as error:
         problems = [_sentence(detail) for detail in error.errors(include_url=False, include_context=False)]
         raise SettingsError("\n".join(problems)) from None
+
+
+def eab_hmac_key(config: Settings) -> str | None:
+    """Read the key of the External Account Binding; None where none is set.
+
+    Raises:
+        SettingsError: the file cannot be read or holds no such key; the message does not repeat what it holds.
+    """
+    if config.acme_eab_hmac_key_file is None:
+        return None
+    name = PREFIX + "ACME_EAB_HMAC_KEY_FILE"
+    try:
+        key = config.acme_eab_hmac_key_file.read_text("utf-8").strip().rstrip("=")
+    except OSError as error:
+        raise SettingsError(f"{name}: {error}") from None
+    except UnicodeDecodeError:
+        key = ""
+    if not _BASE64URL.fullmatch(key):
+        raise SettingsError(f"{name}: expected one line of base64url (A-Z a-z 0-9 - _), 16 to 512 characters")
+    return key
 
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:

@@ -112,6 +112,63 @@ def test_certbot_runs_with_the_usual_umask_and_a_utf8_locale(agent: Agent) -> No
     assert agent.run("collect", 1, "j", 1).decoded("out") == b"0022\nC.UTF-8\n"
 
 
+# --- External Account Binding ---------------------------------------------------------------------------------------
+
+KEY = "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajV-oguysqZ9wG4_nMEtx3MUAsUDkMTQ12W"
+
+
+def start_with_key(agent: Agent, key: bytes) -> subprocess.CompletedProcess[bytes]:
+    command = agent.command("start", 1, "j", 1, *WORDS, "eab=kid-1")
+    return subprocess.run(command, env=agent.env, input=key, capture_output=True, timeout=60, check=False)
+
+
+def test_the_key_of_a_binding_goes_to_certbot_in_a_file_that_is_gone_after_the_run(
+    agent: Agent, tmp_path: Path
+) -> None:
+    (agent.bin / "certbot").unlink()
+    seen = tmp_path / "seen"
+    agent.stub(
+        "certbot",
+        f'for f; do :; done; {{ stat -c %a:%U "$f"; cat "$f"; }} >{seen}; cat /proc/*/cmdline /proc/*/environ >{seen}.ps 2>/dev/null; :\n',
+    )
+    assert start_with_key(agent, KEY.encode()).stdout.endswith(b"result=OK\n")
+    agent.wait_over(1)
+    owner = f"600:{Path.home().owner()}"
+    assert seen.read_text().splitlines() == [owner, "eab-kid = kid-1", f"eab-hmac-key = {KEY}"]
+    assert KEY.encode() not in (tmp_path / "seen.ps").read_bytes()
+    assert not (agent.jobs / "j.1" / "eab.ini").exists()
+    assert not [f for f in agent.jobs.rglob("*") if f.is_file() and KEY.encode() in f.read_bytes()]
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        b"",
+        b"short",
+        b"-" * 15,
+        KEY.encode() + b"\nserver = https://evil.test",
+        b"a b" * 9,
+        b"$(touch pwned)" * 3,
+        b"a" * 513,
+        b"=" * 40,
+    ],
+)
+def test_a_hostile_key_of_a_binding_runs_nothing(agent: Agent, key: bytes) -> None:
+    done = start_with_key(agent, key)
+    assert done.stdout.splitlines()[-1] == b"result=USAGE"
+    assert done.stderr == b""
+    assert agent.starts() == 0
+    assert not (agent.jobs / "j.1").exists()
+
+
+def test_a_run_that_died_leaves_no_key_behind(agent: Agent) -> None:
+    (agent.bin / "certbot").unlink()
+    agent.stub("certbot", 'kill -9 "$PPID"; kill -9 $$\n')
+    start_with_key(agent, KEY.encode())
+    assert agent.wait_over(1)["run"] == "DEAD"
+    assert not (agent.jobs / "j.1" / "eab.ini").exists()
+
+
 # --- hostile and broken arguments -----------------------------------------------------------------------------------
 
 HOSTILE = [
@@ -124,7 +181,8 @@ HOSTILE = [
 
 @pytest.mark.parametrize("value", HOSTILE)
 @pytest.mark.parametrize(
-    "key", ["domain", "name", "server", "email", "account", "profile", "keytype", "action", "auth", "force"]
+    "key",
+    ["domain", "name", "server", "email", "account", "profile", "keytype", "eab", "action", "auth", "force"],
 )
 def test_hostile_value_of_start_runs_nothing(agent: Agent, key: str, value: str) -> None:
     words = [word for word in WORDS if not word.startswith(key + "=")]

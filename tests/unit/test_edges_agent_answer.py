@@ -1,5 +1,7 @@
 """The agent's answer: whatever bytes come, nothing is believed that was not said to its end."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -85,3 +87,19 @@ def test_dry_run_is_never_forced() -> None:
     assert start_words(spec) == (
         "action=dryrun", "name=a.test", "auth=nginx", "server=https://staging.test/dir", "force=no", "domain=a.test",
     )  # fmt: skip
+
+
+def test_choices_are_said_and_the_key_of_a_binding_is_no_word() -> None:
+    spec = RunSpec(
+        "https://ca.test/dir",
+        None,
+        "a.test",
+        ("a.test",),
+        key_type="ecdsa",
+        profile="shortlived",
+        eab_kid="kid-1",
+    )
+    assert start_words(spec)[-4:] == ("keytype=ecdsa", "profile=shortlived", "eab=kid-1", "domain=a.test")
+    assert not [
+        word for word in start_words(replace(spec, only_install=True)) if word[:3] in {"key", "pro", "eab"}
+    ]

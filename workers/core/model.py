@@ -156,6 +156,9 @@ class RunSpec:
         account: the ACME account's id where the server knows several.
         only_install: no order at all, `certbot install` (or enhance) of the lineage that is there.
         proxied: those of the job's names that are behind Cloudflare; the script is not told.
+        key_type: rsa or ecdsa; None: certbot's default.
+        profile: the CA's profile to prefer, or None.
+        eab_kid: key id of the External Account Binding for a new account. A spec is stored, so its key is no part of it.
     """
 
     directory_url: str
@@ -171,6 +174,9 @@ class RunSpec:
     account: str | None = None
     only_install: bool = False
     proxied: tuple[str, ...] = ()
+    key_type: str | None = None
+    profile: str | None = None
+    eab_kid: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ MIN_FREE_INODES = 50
 MIN_MEMORY_KB = 50 * 1024
 """certbot itself takes about this much; swap may make up for it, so that less is only worth a word."""
 
+_FIRST_WITH_PROFILES = 4
 MIN_CERTBOT = (1, 7)
 """`--nginx-sleep-seconds` came with 1.7.0 (certbot's changelog); an older one ends with a usage error."""
 
@@ -87,6 +88,12 @@ def check_certbot(o: Observations) -> CheckResult:
         message = f"certbot {numbers[0]} at {path} is too old. Upgrade it to the version of a supported distribution (1.7 or later)."
         return failed("certbot", Code.CERTBOT_OUTDATED, message)
     return passed("certbot", f"certbot {numbers[0]} at {path}.")
+
+
+def knows_profiles(certbot_version: str | None) -> bool:
+    """Whether certbot has `--preferred-profile` (4.0 and later); one that does not say its version is not tried."""
+    numbers = _VERSION.search(certbot_version or "")
+    return numbers is not None and int(numbers[1]) >= _FIRST_WITH_PROFILES
 
 
 def check_certbot_plugin(o: Observations) -> CheckResult:

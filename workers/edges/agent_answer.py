@@ -158,6 +158,9 @@ def start_words(spec: RunSpec) -> tuple[str, ...]:
         words += [f"force={'yes' if spec.force and not spec.dry_run else 'no'}"]
         words += [f"email={spec.email}"] if spec.email else []
         words += [f"account={spec.account}"] if spec.account else []
+        words += [f"keytype={spec.key_type}"] if spec.key_type else []
+        words += [f"profile={spec.profile}"] if spec.profile else []
+        words += [f"eab={spec.eab_kid}"] if spec.eab_kid else []
     return (*words, *_names(spec, with_roots=action != "install"))
 
 

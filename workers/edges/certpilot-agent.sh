@@ -48,6 +48,7 @@ die() { # a shell's own printf calls a full disk an "I/O error", so we look
 is_number() { case $1 in '' | *[!0-9]* | 0?* | ???????????????????*) return 1 ;; esac; }
 is_word() { case $1 in '' | -* | *[!A-Za-z0-9_-]*) return 1 ;; esac; [ ${#1} -le 128 ]; }
 is_host() { case $1 in *[!a-z0-9.-]* | *..* | *.-* | *-.* | [.-]* | *[.-]) return 1 ;; *.*) [ ${#1} -le 253 ] ;; *) return 1 ;; esac; }
+is_key() { case $1 in '' | *[!A-Za-z0-9_-]*) return 1 ;; esac; [ ${#1} -ge 16 ] && [ ${#1} -le 512 ]; }
 is_path() { case $1 in *[[:cntrl:]]*) return 1 ;; /*) [ ${#1} -le 4096 ] ;; *) return 1 ;; esac; }
 is_url() {
   case $1 in *[!A-Za-z0-9._~:/?\&=%+,-]* | *://[/-]*) return 1 ;; http://?* | https://?*) [ ${#1} -le 2048 ] ;; *) return 1 ;; esac
@@ -73,7 +74,7 @@ status() { # the lock first, then the files: a run that ends in between is seen 
     say run=ENDED "exit=$(cat "$d/exit")"
     [ "$(oom_kills)" -gt "$(cat "$d/oom" 2>/dev/null)" ] 2>/dev/null && say oom=yes # else a person sent the KILL
   else
-    say run=DEAD
+    say run=DEAD; rm -f "$d/eab.ini"
     [ -e "$d/begun" ] || say begun=no # certbot was never started, so nothing was ordered
     [ "$(cat "$d/boot" 2>/dev/null)" = "$(cat /proc/sys/kernel/random/boot_id)" ] || say rebooted=yes
   fi
@@ -93,7 +94,7 @@ look() {
 # The caller says what is to happen; certbot's command line is built here, so that a sudo rule for this script gives
 # nobody more than certificates. The words are taken off the front of "$@", what they mean is put on its back.
 start() {
-  action='' server='' email='' name='' auth='' redirect='' force=no account='' keytype='' profile='' root='' roots=0 names=0 left=$#
+  action='' server='' email='' name='' auth='' redirect='' force=no account='' keytype='' profile='' eab='' root='' roots=0 names=0 left=$#
   while [ "$left" -gt 0 ]; do
     word=$1 value=${1#*=} left=$((left - 1)); shift
     case $word in
@@ -107,6 +108,7 @@ start() {
       name=*) is_host "$value" && name=$value || usage name ;;
       account=*) is_word "$value" && account=$value || usage account ;;
       profile=*) is_word "$value" && profile=$value || usage profile ;;
+      eab=*) is_word "$value" && eab=$value || usage eab ;;
       webroot=*) is_path "$value" && root=$value || usage webroot ;;
       domain=*)
         is_host "$value" || usage domain
@@ -117,6 +119,7 @@ start() {
     esac
   done
   [ -n "$name" ] && [ "$names" -gt 0 ] || usage 'name or domain'
+  [ -z "$eab" ] || is_key "$secret" || usage 'the key of eab'
   # Each name brings its own root: one that is shared fails the name of another vhost.
   case $auth in webroot) [ "$roots" -eq "$names" ] ;; *) [ "$roots" -eq 0 ] ;; esac || usage webroot
   # With webroot nothing waits for a reload of nginx. With the nginx authenticator its default sleep must stay, or the
@@ -144,6 +147,8 @@ start() {
     [ -z "$account" ] || set -- "$@" --account "$account"
     [ -z "$keytype" ] || set -- "$@" --key-type "$keytype"
     [ -z "$profile" ] || set -- "$@" --preferred-profile "$profile"
+    # The key comes on standard input and goes to certbot in a file: argument lists are seen by every user of the server.
+    [ -z "$eab" ] || set -- "$@" -c "$d/eab.ini"
     [ "$action" != dryrun ] || set -- "$@" --dry-run
   fi
   launch certbot "$@"
@@ -157,6 +162,7 @@ launch() {
   command exec 7>>"$d/lock" && flock -n 7 || die 'no lock for the attempt'
   say "$name" >"$d/name" && say "$fence" >"$d/fence" && oom_kills >"$d/oom" && cat /proc/sys/kernel/random/boot_id >"$d/boot" &&
     { stat -c '%i %s' "$LOGS/$name/letsencrypt.log" 2>/dev/null || say '0 0'; } >"$d/log-offset" &&
+    { [ -z "$eab" ] || say "eab-kid = $eab" "eab-hmac-key = $secret" >"$d/eab.ini"; } &&
     sync "$d/name" "$d/boot" "$d/log-offset" "$d" "$H/jobs" && cd "$d" || die 'the attempt could not be written to disk'
   # The run outlives us, the connection and a hang-up. It holds 7 and 8, already locked, so there is no gap in which it
   # looks dead; certbot keeps them to its end and gives them to none of its children. 9 stays ours. TERM is for certbot
@@ -165,7 +171,8 @@ launch() {
     trap "" HUP; trap : TERM INT
     : >begun && sync begun . || exit 1
     sh -c '\''echo $$ >pid; umask 022; export LC_ALL=C.UTF-8; exec "$@"'\'' run "$@"
-    printf "%s\n" "$?" >exit.new && sync exit.new && mv exit.new exit; sync .
+    code=$?; rm -f eab.ini
+    printf "%s\n" "$code" >exit.new && sync exit.new && mv exit.new exit; sync .
   ' run "$@" 9>&- </dev/null >out 2>err &
   say run=ALIVE stage=requesting
   finish OK
@@ -589,6 +596,9 @@ case $verb in
 esac || usage 'attempt or token'
 case $verb in start | look | probe | remove | renewal) ;; *) [ $# -eq 0 ] || usage arguments ;; esac
 d=$H/jobs/$job.$attempt record=$H/probes/$fence.$job.$token
+# Read to its end before anything can end us: who writes it must not meet a closed pipe.
+secret=''
+[ "$verb" != start ] || for word; do case $word in eab=*) secret=$(head -c 1024; cat >/dev/null); break ;; esac; done
 
 # 1. One command at a time. The lock is held to the end of this process and never inherited by a run.
 command -v flock >/dev/null || die 'flock (util-linux) is missing'

@@ -85,14 +85,18 @@ class ServerAgent:
         StaleFenceError: a newer claim has been here.
     """
 
-    def __init__(self, connection: SshConnection, server: Server, fence: Fence) -> None:
+    def __init__(
+        self, connection: SshConnection, server: Server, fence: Fence, *, eab_hmac_key: str | None = None
+    ) -> None:
         """Speak over an open connection, which `close` closes.
 
         Args:
             connection: to that server.
             server: its username decides whether the script is sent or reached by sudo.
             fence: of the server's lease.
+            eab_hmac_key: of the External Account Binding, base64url; for runs whose spec names its key id.
         """
+        self._eab_hmac_key = eab_hmac_key
         self._connection = connection
         self._server = server
         self._fence = fence
@@ -122,7 +126,13 @@ class ServerAgent:
         Raises:
             RunBusyError: another run of ours lives on the server; this attempt was not started.
         """
-        return self._look("start", job_id, attempt, *start_words(spec))
+        stdin = None
+        if spec.eab_kid and not spec.only_install:
+            if self._eab_hmac_key is None:
+                message = "The run takes an External Account Binding, and CERTPILOT_ACME_EAB_HMAC_KEY_FILE is not set here."
+                raise EdgeError(Code.ACCOUNT_EAB_REQUIRED, message)
+            stdin = self._eab_hmac_key.encode()
+        return self._read(look_of, self.ask("start", job_id, attempt, *start_words(spec), stdin=stdin))
 
     def void(self, job_id: JobId, attempt: int) -> Look:
         """See to it that the attempt never starts; one that has started stays what it is."""
@@ -189,22 +199,23 @@ class ServerAgent:
         third: object,
         *words: str,
         timeout_seconds: float = _VERB_TIMEOUT_SECONDS,
+        stdin: bytes | None = None,
     ) -> Answer:
-        """Send a verb that passes the fence; `third` is the attempt or the token."""
+        """Send a verb that passes the fence; `third` is the attempt or the token, `stdin` what no process list may show."""
         result = self._run(
-            verb, str(self._fence), job_id, str(third), *words, timeout_seconds=timeout_seconds
+            verb, str(self._fence), job_id, str(third), *words, timeout_seconds=timeout_seconds, stdin=stdin
         )
         return self._check(result, parse_answer(result.stdout))
 
-    def _run(self, *words: str, timeout_seconds: float) -> CommandResult:
+    def _run(self, *words: str, timeout_seconds: float, stdin: bytes | None = None) -> CommandResult:
         if self._server.username != "root":
-            return self._send(["sudo", "-n", INSTALLED_SCRIPT, *words], timeout_seconds)
+            return self._send(["sudo", "-n", INSTALLED_SCRIPT, *words], timeout_seconds, stdin=stdin)
         digest = hashlib.sha256(script()).hexdigest()
         argv = ["exec", "sh", "-c", _RUN, "certpilot-agent", digest, *words]
-        result = self._send(argv, timeout_seconds)
+        result = self._send(argv, timeout_seconds, stdin=stdin)
         if result.exit_status == _MISSING_STATUS and result.stdout.endswith(_MISSING):
             self._install(digest)
-            result = self._send(argv, timeout_seconds)
+            result = self._send(argv, timeout_seconds, stdin=stdin)
         return result
 
     def _install(self, digest: str) -> None:

@@ -130,6 +130,8 @@ class Counting:
             )  # fmt: skip
             job = claims.hold(conn, flight.job.claim)
             step, message = _first_step(attempt.spec)
+            if attempt.plan.note and job.attempt == 1:
+                message += f" {attempt.plan.note}"
             announce.progress(conn, outcome.about(job), step, message, attempt=job.attempt)
         return job
 

@@ -8,6 +8,7 @@ from workers import logs
 from workers.core.auto_renew import check_auto_renew
 from workers.core.model import Authenticator, Problem, RunSpec
 from workers.core.preflight import Preflight, Verdict, judge
+from workers.core.preflight_server import knows_profiles
 from workers.core.server_facts import ServerFacts
 from workers.runner.flights import Flight
 from workers.runner.ledger import Payer
@@ -25,11 +26,13 @@ class Plan:
         spec: the run, not forced.
         payer: whose limits an order touches.
         overdue_because: why the server has not renewed by itself, as far as its timers show it.
+        note: what certbot on this server cannot do of what is set, for people; mostly empty.
     """
 
     spec: RunSpec
     payer: Payer
     overdue_because: Problem
+    note: str = ""
 
 
 class Planner:
@@ -56,7 +59,7 @@ class Planner:
             return preflight.blocking
         facts = observations.facts
         account = _account(facts, self._config.acme_directory_url)
-        spec = self._spec(flight, preflight, account, only_install=only_install)
+        spec = self._spec(flight, preflight, facts, only_install=only_install)
         if prove and not only_install and self._config.staging_url is not None:
             staging = _account(facts, self._config.staging_url)
             spec = replace(
@@ -64,6 +67,7 @@ class Planner:
                 dry_run=True,
                 directory_url=self._config.staging_url,
                 account=staging.choice if staging else None,
+                eab_kid=None if staging else self._config.acme_eab_kid,
             )
         addresses = (*flight.job.server.public_addresses, *observations.ssh_addresses, flight.job.server.host)
         renewal = check_auto_renew(observations)
@@ -71,11 +75,15 @@ class Planner:
         if renewal.verdict is not Verdict.FAIL:
             has_not = f"The server should have renewed the certificate by now, and has not. {renewal.message}"
             because = Problem(Code.AUTO_RENEW_FAILING, has_not)
-        return Plan(spec, Payer(account.uri if account else None, addresses[0]), because)
+        note = ""
+        if self._config.acme_profile and not spec.profile and not only_install:
+            note = f"certbot {facts.certbot_version or ''} on this server knows no profiles, so the CA's default is taken."
+        return Plan(spec, Payer(account.uri if account else None, addresses[0]), because, note)
 
     def _spec(
-        self, flight: Flight, preflight: Preflight, account: "_Account | None", *, only_install: bool
+        self, flight: Flight, preflight: Preflight, facts: ServerFacts, *, only_install: bool
     ) -> RunSpec:
+        account = _account(facts, self._config.acme_directory_url)
         return RunSpec(
             directory_url=self._config.acme_directory_url,
             email=self._config.acme_email,
@@ -87,6 +95,9 @@ class Planner:
             account=account.choice if account else None,
             only_install=only_install,
             proxied=preflight.proxied,
+            key_type=self._config.key_type,
+            profile=self._config.acme_profile if knows_profiles(facts.certbot_version) else None,
+            eab_kid=self._config.acme_eab_kid if account is None else None,
         )
 
 

@@ -30,7 +30,7 @@ from workers.runner.removing import Removing
 from workers.runner.spec_json import spec_from_json
 from workers.runner.upkeep import keep_renewing
 from workers.runner.wire import Served, check_served
-from workers.settings import Settings
+from workers.settings import Settings, eab_hmac_key
 
 log = logs.get(__name__)
 
@@ -58,6 +58,7 @@ class Turns:
     ) -> None:
         self._pool = db_pool
         self._config = config
+        self._eab_hmac_key = eab_hmac_key(config)
         self._endings = tools.endings
         self._poller = tools.poller
         self._guarded = guarded
@@ -74,7 +75,7 @@ class Turns:
             key_files=self._config.ssh_private_key_file,
             known_hosts_file=self._config.ssh_known_hosts_file,
         )
-        flight.agent = ServerAgent(connection, job.server, job.claim.fence)
+        flight.agent = ServerAgent(connection, job.server, job.claim.fence, eab_hmac_key=self._eab_hmac_key)
         return self._removing.turn(flight) if job.kind.removes else self._look_and_decide(flight)
 
     def poll(self, flight: Flight) -> bool:
