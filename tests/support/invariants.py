@@ -419,24 +419,27 @@ def _sites_say_what_is_true(world: World) -> Iterator[str]:
     """The status agrees with the certificate, and with the job that is the site's newest."""
     disks = {machine.key: machine.serials for machine in world.machines}
     for row in world.rows(
-        "select s.*, j.state from site s left join job j on j.id = s.job_id"
+        "select s.*, j.state, j.kind, j.server_key from site s left join job j on j.id = s.job_id"
         " where not exists (select from job o where o.server_key = s.certificate_server_key"
         "  and o.finished_at is null)"
     ):
         if row["ssl_status"] == "pending" and row["state"] in (*ENDED, None):
             yield f"A.3: site {row['site_id']} is pending and its job has {row['state']}"
-        if row["state"] == "succeeded" and row["ssl_status"] not in ("active", "expired"):
+        wanted = ("none",) if row["kind"] == "remove" else ("active", "expired")
+        if row["state"] == "succeeded" and row["ssl_status"] not in wanted:
             yield f"A.3: site {row['site_id']} is {row['ssl_status']} although its newest job succeeded"
-        disk = disks.get(row["certificate_server_key"])
-        if row["ssl_status"] == "active" and disk is not None:
-            there = disk.get(row["domain"])
-            # Two sites of one name share a lineage: the other one's renewal is no news to this one.
-            shared = world.rows("select 1 from site where domain = %s", row["domain"])
-            if len(shared) == 1 and there != row["certificate_serial"]:
-                yield (
-                    f"A.3: site {row['site_id']} is active by certificate {row['certificate_serial']},"
-                    f" but {row['certificate_server_key']} has {there}"
-                )
+        disk = disks.get(row["server_key"] if row["kind"] == "remove" else row["certificate_server_key"])
+        # Two sites of one name share a lineage: what the other one did to it is no news to this one.
+        if disk is None or len(world.rows("select 1 from site where domain = %s", row["domain"])) > 1:
+            continue
+        there = disk.get(row["domain"])
+        if row["ssl_status"] == "active" and there != row["certificate_serial"]:
+            yield (
+                f"A.3: site {row['site_id']} is active by certificate {row['certificate_serial']},"
+                f" but {row['certificate_server_key']} has {there}"
+            )
+        if row["kind"] == "remove" and row["state"] == "succeeded" and there:
+            yield f"A.3: site {row['site_id']}'s certificate was removed, but {row['server_key']} has {there}"
 
 
 # --- looking at queues and servers ----------------------------------------------------------------------------------
