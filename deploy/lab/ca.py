@@ -58,6 +58,7 @@ class CertificateAuthority:
             validity_seconds: lifetime of its certificates.
         """
         self._network, self._directory, self._validity_seconds = network, directory, validity_seconds
+        self._eab_keys: Mapping[str, str] = {}
         directory.mkdir(parents=True, exist_ok=True)
         self._identity = make_tls_identity(directory, network.authority)
         self.api_root_file = self._identity[0]
@@ -101,13 +102,18 @@ class CertificateAuthority:
         self.production.up()
         self.staging.up()
 
-    def restart(self, *, validity_seconds: int | None = None) -> None:
+    def restart(
+        self, *, validity_seconds: int | None = None, eab_keys: Mapping[str, str] | None = None
+    ) -> None:
         """Start Pebble anew: it forgets every account and order, and gets a new root, written to `roots_file`.
 
         Args:
             validity_seconds: new lifetime of its certificates; unchanged where None.
+            eab_keys: HMAC keys (base64url) by key id: new accounts must be bound to one of them. None or empty: none is
+                needed.
         """
         self._validity_seconds = validity_seconds or self._validity_seconds
+        self._eab_keys = eab_keys or {}
         self._stop_pebble()
         self._start_pebble()
 
@@ -145,7 +151,8 @@ class CertificateAuthority:
             "httpPort": 80,
             "tlsPort": 443,
             "ocspResponderURL": "",
-            "externalAccountBindingRequired": False,
+            "externalAccountBindingRequired": bool(self._eab_keys),
+            "externalAccountMACKeys": dict(self._eab_keys),
             "retryAfter": {"authz": 1, "order": 1},
             "certificateValidityPeriod": self._validity_seconds,
         }

@@ -2,56 +2,11 @@
 
 import contextlib
 import re
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from psycopg import sql
-
 from deploy.lab.lab import Lab
-from deploy.lab.server import CustomerServer
 from tests.support.installation import CERTPILOT, ROLES, DemoSite, Installation, OwnQueue, new_site
-
-
-@contextmanager
-def watching_arguments(server: CustomerServer) -> Iterator[set[bytes]]:
-    """Argument lists and environments of every process of the server and of ours, looked at again and again."""
-    seen: set[bytes] = set()
-    stop = threading.Event()
-
-    def look() -> None:
-        while not stop.wait(0.02):
-            ours = [int(path.name) for path in Path("/proc").glob("[0-9]*") if _is_ours(path)]
-            for pid in (*server.cell.processes(), *ours):
-                for kind in ("cmdline", "environ"):
-                    with contextlib.suppress(OSError):
-                        seen.add(Path(f"/proc/{pid}/{kind}").read_bytes())
-
-    thread = threading.Thread(target=look, name="ps")
-    thread.start()
-    try:
-        yield seen
-    finally:
-        stop.set()
-        thread.join()
-
-
-def _is_ours(process: Path) -> bool:
-    try:
-        return b"certpilot" in (process / "cmdline").read_bytes()
-    except OSError:
-        return False
-
-
-def everything_stored(certpilot: Installation) -> Iterator[tuple[str, bytes]]:
-    """Each table with all its rows; bytes are written in hexadecimal there."""
-    names = certpilot.conn.execute(
-        "select table_name from information_schema.tables where table_schema = 'public'"
-    )
-    for (name,) in names.fetchall():
-        query = sql.SQL("select row::text from {} row").format(sql.Identifier(name))
-        yield f"table {name}", "\n".join(row[0] for row in certpilot.conn.execute(query)).encode()
+from tests.support.secrets import all_files, everything_stored, watching_arguments
 
 
 def secrets_of(lab: Lab, site: DemoSite) -> list[bytes]:
@@ -90,7 +45,7 @@ def test_no_private_key_is_in_a_log_an_event_a_table_or_an_argument_list(
         *everything_stored(installation),
         (
             "certpilot's folder on the server",
-            _all_files(site.server, "/var/lib/certpilot /var/log/certpilot"),
+            all_files(site.server, "/var/lib/certpilot /var/log/certpilot"),
         ),
     ]
     # What is searched is there, and would show a key that was.
@@ -99,12 +54,6 @@ def test_no_private_key_is_in_a_log_an_event_a_table_or_an_argument_list(
     secrets = [b"PRIVATE KEY", *secrets_of(lab, site)]
     secrets += [secret.hex().encode() for secret in secrets]
     assert [name for name, text in places if any(secret in text for secret in secrets)] == []
-
-
-def _all_files(server: CustomerServer, folders: str) -> bytes:
-    return server.run(
-        ["sh", "-c", f"find {folders} -type f ! -path '*/agent/*' -exec cat {{}} +"]
-    ).stdout.encode()
 
 
 def test_certpilots_folders_on_a_server_are_roots_alone(lab: Lab, certpilot: Installation) -> None:
