@@ -115,6 +115,26 @@ def server_at(conn: Connection, host: str) -> Server | None:
 
 
 @dataclass(frozen=True, slots=True)
+class SiteThere:
+    """A site on a server, as far as an adoption needs it."""
+
+    site_id: str
+    domain: str
+    aliases: list[str]
+    ssl_status: str
+
+
+def sites_on(conn: Connection, host: str) -> list[SiteThere]:
+    """The sites on a host that have a domain, by their id."""
+    with conn.cursor(row_factory=class_row(SiteThere)) as cursor:
+        return cursor.execute(
+            "select site_id, domain, aliases, ssl_status from site where server_host = %s and domain is not null"
+            " order by site_id",
+            (host,),
+        ).fetchall()
+
+
+@dataclass(frozen=True, slots=True)
 class PauseRow:
     """What is paused: everything (`*`) or one server by its host."""
 

@@ -122,6 +122,8 @@ class Follower:
             until = f" until {output.day_of(expiry)}" if expiry else ""
             fix = _fix_at_the_end(event)
             return Seen(status, f"The certificate is served{until}.", fix, "bold green", succeeded=True)
+        if status == "none" and event.error_code is None and self._last_step != "failed":
+            return Seen(status, "The certificate is removed.", style="bold green", succeeded=True)
         return Seen(
             status, _what_is_left(status, expiry), _fix_at_the_end(event), style="bold red", succeeded=False
         )

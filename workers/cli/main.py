@@ -33,13 +33,16 @@ COMMANDS = {
     "run": _Command("roles", "run a role: intake, runner, relay, activity, scheduler or all"),
     "issue": _Command("publish", "publish IssueSSL, as any producer does"),
     "renew": _Command("publish", "publish RenewSSL, as any producer does"),
+    "remove": _Command("publish", "publish RemoveSSL, as any producer does"),
     "status": _Command("sites", "what each site has, and what is being done about it"),
     "activity": _Command("sites", "the activity feed"),
     "jobs": _Command("jobs", "list, show or cancel jobs"),
     "dlq": _Command("dlq", "list, show, replay or discard dead letters"),
     "pause": _Command("pause", "stop starting work, everywhere or for one server"),
     "resume": _Command("pause", "start work again"),
-    "server": _Command("server", "check what a server needs to issue and renew"),
+    "server": _Command(
+        "server", "check what a server needs to issue and renew, or adopt what certbot has there"
+    ),
     "forecast": _Command("forecast", "show expiries and renewals to come, against the CA's limits"),
     "diagnose": _Command("diagnose", "say what a certbot output, nginx configuration or timer state means"),
     "doctor": _Command("doctor", "check broker, database, migrations, topology and clock"),

@@ -1,12 +1,26 @@
-"""`certpilot issue` and `certpilot renew`: they publish a command as any producer does, and can wait for its end."""
+"""`certpilot issue`, `renew` and `remove`: they publish a command as any producer does, and can wait for its end."""
 
 import argparse
+from collections.abc import Callable, Mapping
 from uuid import uuid4
 
 from contracts.catalogue import CATALOGUE
-from contracts.commands import IssueSSL, RenewSSL, ServerRef, build_command, read_command
+from contracts.commands import (
+    Command,
+    IssueSSL,
+    RemoveSSL,
+    RenewSSL,
+    ServerRef,
+    build_command,
+    read_command,
+)
 from contracts.envelope import CONTENT_TYPE, SetAside
-from contracts.topology import COMMANDS_EXCHANGE, ISSUE_ROUTING_KEY, RENEW_ROUTING_KEY
+from contracts.topology import (
+    COMMANDS_EXCHANGE,
+    ISSUE_ROUTING_KEY,
+    REMOVE_ROUTING_KEY,
+    RENEW_ROUTING_KEY,
+)
 from workers import settings
 from workers.cli import output
 from workers.cli.arguments import add_json, by_or_self, positive, split_server, utf8
@@ -20,14 +34,33 @@ SOURCE = "/certpilot/cli"
 """`/certpilot` alone is the sender of events."""
 
 DEFAULT_TIMEOUT_SECONDS = 600
-_ROUTING_KEYS = {"issue": ISSUE_ROUTING_KEY, "renew": RENEW_ROUTING_KEY}
+_ROUTING_KEYS = {"issue": ISSUE_ROUTING_KEY, "renew": RENEW_ROUTING_KEY, "remove": REMOVE_ROUTING_KEY}
 
 
 def add_arguments(command: str, parser: argparse.ArgumentParser) -> None:
     """Add the fields of the command."""
+    parser.add_argument("--site", type=utf8, required=True, metavar="SITE", help="the site's id")
+    if command == "remove":
+        parser.add_argument("--revoke", action="store_true", help="also revoke the certificate at its CA")
+    else:
+        _add_names_and_server(command, parser)
+    parser.add_argument(
+        "--requested-by", type=utf8, metavar="WHO", help="for the record (default: user@host)"
+    )
+    parser.add_argument(
+        "--wait", action="store_true",
+        help="show each step; ends 0 active (or removed), 1 failed or rejected, 2 still waiting at the time-out",
+    )  # fmt: skip
+    parser.add_argument(
+        "--timeout", type=positive, metavar="SECONDS",
+        help=f"with --wait: wait no longer than this (default {DEFAULT_TIMEOUT_SECONDS})",
+    )  # fmt: skip
+    add_json(parser, "the command as published, and with --wait each event about it, one CloudEvent a line")
+
+
+def _add_names_and_server(command: str, parser: argparse.ArgumentParser) -> None:
     issue = command == "issue"
     stored = "" if issue else " (default: the stored one)"
-    parser.add_argument("--site", type=utf8, required=True, metavar="SITE", help="the site's id")
     parser.add_argument(
         "--domain", type=utf8, required=issue, metavar="NAME", help=f"the primary name{stored}"
     )
@@ -47,30 +80,18 @@ def add_arguments(command: str, parser: argparse.ArgumentParser) -> None:
         "--public-address", type=utf8, action="append", default=[], metavar="IP",
         help="where the public reaches the server, if SSH uses another address; may be repeated",
     )  # fmt: skip
-    parser.add_argument(
-        "--requested-by", type=utf8, metavar="WHO", help="for the record (default: user@host)"
-    )
     if not issue:
         parser.add_argument("--force", action="store_true", help="also before the renewal window opens")
-    parser.add_argument(
-        "--wait", action="store_true",
-        help="show each step; ends 0 active, 1 failed or rejected, 2 still waiting at the time-out",
-    )  # fmt: skip
-    parser.add_argument(
-        "--timeout", type=positive, metavar="SECONDS",
-        help=f"with --wait: wait no longer than this (default {DEFAULT_TIMEOUT_SECONDS})",
-    )  # fmt: skip
-    add_json(parser, "the command as published, and with --wait each event about it, one CloudEvent a line")
 
 
 def run(command: str, args: argparse.Namespace) -> int:
     """Publish it; what the service would reject as wrong is not even sent."""
-    problem = _misuse(args)
+    problem = _misuse(command, args)
     if problem:
         output.complain(command, problem)
         return USAGE
     command_id = str(uuid4())
-    request = _issue(args) if command == "issue" else _renew(args)
+    request = _REQUESTS[command](args)
     body = build_command(request, command_id=command_id, source=SOURCE, sent_at=output.now())
     problem = _why_refused(body)
     if problem:
@@ -104,10 +125,10 @@ def _tell_sent(command: str, args: argparse.Namespace, body: bytes, command_id: 
     output.write_line(output.visible(f"see it happen: certpilot activity --follow --site {args.site}"))
 
 
-def _misuse(args: argparse.Namespace) -> str:
+def _misuse(command: str, args: argparse.Namespace) -> str:
     if args.timeout is not None and not args.wait:
         return "--timeout is of use with --wait only"
-    if args.server is None and (args.host_key is not None or args.public_address):
+    if command != "remove" and args.server is None and (args.host_key is not None or args.public_address):
         return "--host-key and --public-address belong to a --server"
     return ""
 
@@ -131,6 +152,17 @@ def _renew(args: argparse.Namespace) -> RenewSSL:
         requested_by=args.requested_by or by_or_self(None),
         force=args.force,
     )
+
+
+def _remove(args: argparse.Namespace) -> RemoveSSL:
+    return RemoveSSL(args.site, args.revoke, args.requested_by or by_or_self(None))
+
+
+_REQUESTS: Mapping[str, Callable[[argparse.Namespace], Command]] = {
+    "issue": _issue,
+    "renew": _renew,
+    "remove": _remove,
+}
 
 
 def _server(args: argparse.Namespace) -> ServerRef:

@@ -1,4 +1,4 @@
-"""`certpilot server check HOST`: can this server issue and renew? Every prerequisite, one line each.
+"""`certpilot server check HOST`: can this server issue and renew? Every prerequisite, one line each; and `server adopt`.
 
 It looks as a job does before it orders: over SSH with our key, through our script. Nothing on the server is changed but
 that the script is stored there, for root.
@@ -66,21 +66,30 @@ _STATES = {Verdict.PASS: "ok", Verdict.UNSURE: "note", Verdict.FAIL: "failed"}
 def add_arguments(command: str, parser: argparse.ArgumentParser) -> None:
     """Add the one action, and which server."""
     del command
-    actions = parser.add_subparsers(dest="action", metavar="check", required=True)
+    actions = parser.add_subparsers(dest="action", metavar="check|adopt", required=True)
     checking = actions.add_parser("check", help="what it needs to issue and renew, one line each")
-    checking.add_argument(
+    _add_server(checking)
+    add_json(checking, "an array with name, state (ok, note, failed), found, fix and code")
+    adopting = actions.add_parser(
+        "adopt", help="list what certbot has there; take over what the sites table names"
+    )
+    _add_server(adopting)
+    add_json(adopting, "an array with lineage, names, expiry, authenticator, site_id, adopted and why")
+
+
+def _add_server(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "server", type=utf8, metavar="HOST",
         help="host or user@host:port; of a host alone the rest is taken from its newest command",
     )  # fmt: skip
-    checking.add_argument(
+    parser.add_argument(
         "--host-key", type=utf8, metavar="'TYPE BASE64'", help="the only host key accepted (default: the stored one, "
         "else known_hosts decides)",
     )  # fmt: skip
-    add_json(checking, "an array with name, state (ok, note, failed), found, fix and code")
 
 
 def run(command: str, args: argparse.Namespace) -> int:
-    """Check it; 1 where any check failed."""
+    """Check or adopt; 1 where any check failed, or the server could not be asked."""
     config = settings.load()
     quiet_logs(config)
     try:
@@ -88,8 +97,22 @@ def run(command: str, args: argparse.Namespace) -> int:
     except ValueError as error:
         output.complain(command, str(error))
         return USAGE
+    if args.action == "adopt":
+        return _adopt(command, server, config, as_json=args.json)
     checks = _all_checks(server, config)
     return DONE if show(checks, as_json=args.json, name_width=_NAME_WIDTH) else FAILED
+
+
+def _adopt(command: str, server: Server, config: Settings, *, as_json: bool) -> int:
+    from workers.cli.adopt import adopt  # noqa: PLC0415  # imports pika, which a check need not wait for
+    from workers.edges.broker import BrokerError  # noqa: PLC0415
+
+    try:
+        adopt(server, config, as_json=as_json)
+    except (EdgeError, DatabaseError, BrokerError) as error:
+        output.complain(command, str(error))
+        return FAILED
+    return DONE
 
 
 def _server(args: argparse.Namespace, config: Settings) -> Server:

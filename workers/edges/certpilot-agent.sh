@@ -11,7 +11,7 @@
 #   unprobe FENCE JOB TOKEN                  N-th DIR, so that whoever fetches it sees which one was served; remove it again
 #   remove  FENCE JOB ATTEMPT NAME [revoke=yes]       take the lineage out of nginx, revoke it if asked, delete it
 #   renewal FENCE JOB ATTEMPT NAME [before=N-UNIT]    see to it that this server renews by itself, so long before expiry
-#   inspect [NAME…] | served NAME | version  read only, without a fence
+#   inspect [NAME…] | served NAME | lineages | version  read only, without a fence
 #
 # The answer: lines key=value, and sections ("begin X", lines behind a "|", "end X"). Its last line is result=…, so
 # that a cut answer is seen. No argument is ever printed back: nobody can write an answer of his own.
@@ -555,6 +555,19 @@ inspect() {
   finish OK
 }
 
+lineages() { # every lineage that certbot knows here, with its authenticator
+  [ $# -eq 0 ] || usage arguments
+  set +f
+  for f in "$LE"/renewal/*.conf; do
+    name=${f##*/} name=${name%.conf}
+    is_host "$name" && [ -r "$LE/live/$name/cert.pem" ] || continue
+    fact lineage "$name $(sed -n 's/^authenticator *= *\([A-Za-z0-9_-]*\).*/\1/p' "$f" | tail -n 1)"
+    section "certificate $name" <"$LE/live/$name/cert.pem"
+  done
+  set -f
+  finish OK
+}
+
 served() { # what nginx shows for the name, asked from here, for when the wire is closed to the worker
   [ $# -eq 1 ] && is_host "$1" || usage name
   for address in 127.0.0.1 $(own_addresses); do
@@ -582,7 +595,7 @@ verb=$1; shift
 mkdir -p "$H/jobs" "$H/probes" && [ -O "$H" ] && [ ! -L "$H" ] || die 'the home directory is not ours'
 case $verb in
   version) finish OK ;;
-  inspect | served) "$verb" "$@" ;;
+  inspect | served | lineages) "$verb" "$@" ;;
   look | start | void | stop | collect | clean | probe | unprobe | remove | renewal) [ $# -ge 3 ] || usage arguments ;;
   *) usage verb ;;
 esac

@@ -182,12 +182,14 @@ class ServerAgent:
         Returns:
             For 127.0.0.1 and each address of the server the chain as PEM, leaf first; empty where none answered.
         """
-        result = self._run("served", name, timeout_seconds=_READING_TIMEOUT_SECONDS)
-        answer = self._check(result, parse_answer(result.stdout))
-        return {
-            section.removeprefix("served "): f"{text}\n".encode() if text else b""
-            for section, text in answer.sections.items()
-        }
+        answer = self.read("served", name)
+        chains = {name.removeprefix("served "): text for name, text in answer.sections.items()}
+        return {address: f"{text}\n".encode() if text else b"" for address, text in chains.items()}
+
+    def read(self, *words: str) -> Answer:
+        """Send a verb that changes nothing; it needs no fence."""
+        result = self._run(*words, timeout_seconds=_READING_TIMEOUT_SECONDS)
+        return self._check(result, parse_answer(result.stdout))
 
     def _look(self, verb: str, job_id: JobId, attempt: int, *words: str) -> Look:
         return self._read(look_of, self.ask(verb, job_id, attempt, *words))

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from datetime import timedelta
 
-from workers.core.model import JobId, RunOutput
+from workers.core.certificate import CertificateUnreadableError, certificate_from_pem
+from workers.core.model import Certificate, JobId, RunOutput
 from workers.edges.agent_answer import MalformedAnswerError
 from workers.edges.server_agent import ServerAgent
 
@@ -93,6 +94,40 @@ def ensure_renewal(agent: ServerAgent, job_id: JobId, name: str, before: timedel
     words = (name,) if before is None else (name, f"before={_as_words(before)}")
     answer = agent.ask("renewal", job_id, 0, *words)
     return RenewalReport(answer.get("did") or "none", answer.get("renews") or "", answer.get("cron") == "off")
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """A certificate that certbot renews on a server.
+
+    Attributes:
+        name: certbot's name of it.
+        authenticator: how its challenge is answered; empty where its renewal file does not say.
+        certificate: the certificate; None where its file cannot be read.
+    """
+
+    name: str
+    authenticator: str
+    certificate: Certificate | None
+
+
+def read_lineages(agent: ServerAgent) -> tuple[Lineage, ...]:
+    """Every lineage of the server; nothing is changed.
+
+    Raises:
+        EdgeError: as for every verb.
+    """
+    answer = agent.read("lineages")
+    found = []
+    for line in answer.all("lineage"):
+        name, _, authenticator = line.partition(" ")
+        pem = answer.sections.get(f"certificate {name}", "")
+        try:
+            certificate = certificate_from_pem(f"{pem}\n".encode())
+        except CertificateUnreadableError:
+            certificate = None
+        found.append(Lineage(name, authenticator, certificate))
+    return tuple(found)
 
 
 def _as_words(before: timedelta) -> str:
