@@ -234,6 +234,23 @@ def test_wait_for_a_forced_renewal_ends_0_although_the_site_was_active_all_the_t
     assert (code, steps(lines)) == (0, ["sent", "queued", "verifying", "done", "active"])
 
 
+def test_remove_is_published_under_its_own_key_with_what_was_asked(cli: Cli, broker_url: str) -> None:
+    done = cli("remove", "--site", "site_1", "--revoke", "--requested-by", "user_42")
+    [(_, body)] = amqp.take_all(broker_url, "ssl.commands")
+    command = json.loads(body)
+    assert (done.code, command["type"]) == (0, "com.cloudaipilot.ssl.remove.v1")
+    assert command["data"] == {"siteId": "site_1", "revoke": True, "requestedBy": "user_42"}
+
+
+@pytest.mark.usefixtures("roles")
+def test_wait_for_a_removal_ends_0_when_nothing_is_left(cli: Cli, conn: Connection) -> None:
+    assert cli(*ISSUE).code == 0
+    wait_on_dns(conn, newest_job(conn))
+    code, lines, _ = finish(cli.start("remove", "--site", "site_1", "--wait"))
+    assert (code, steps(lines)[-1]) == (0, "none")
+    assert lines[-1].endswith("The certificate is removed.")
+
+
 @pytest.mark.usefixtures("roles")
 def test_wait_follows_a_job_that_the_command_joined(cli: Cli, conn: Connection) -> None:
     assert cli(*ISSUE).code == 0
