@@ -3,10 +3,14 @@
 Processor time is measured: other programs on the machine do not count.
 """
 
+import math
+import os
 import random
 import time
 import traceback
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 
 from tests.bench.rows import Row, median, percentile
 from tests.unit.reading_cases import Case, cases
@@ -16,6 +20,8 @@ TEXTS = 100_000
 LARGEST_CHARS = 1_000_000
 SIZES = (1_000, 10_000, 100_000, LARGEST_CHARS)
 P99_AIM_MS = 50.0
+SHARES = 20
+"""The texts come in so many equal shares, each with dice of its own: the same texts on any number of processors."""
 
 
 def _noise(dice: random.Random) -> list[str]:
@@ -39,11 +45,14 @@ def _noise(dice: random.Random) -> list[str]:
 
 
 def mutations(count: int, seed: int = 20261124) -> Iterator[tuple[str, Case]]:
-    """Yield mutated texts of failing cases: cut, interleaved, garbled, in noise of up to 1 MB (sizes log-uniform)."""
+    """Yield mutated texts of failing cases: cut, interleaved, garbled, every fourth in noise of up to 1 MB.
+
+    The sizes of those are log-uniform, so that each size has thousands; the time is judged size by size.
+    """
     dice = random.Random(seed)
     noise = _noise(dice)
     pool = [case for case in cases() if case.expected["code"]]
-    for _ in range(count):
+    for number in range(count):
         case = dice.choice(pool)
         lines = case.text.split("\n")
         kind = dice.randrange(5)
@@ -55,11 +64,12 @@ def mutations(count: int, seed: int = 20261124) -> Iterator[tuple[str, Case]]:
             lines = [part for line in lines for part in (line, dice.choice(noise))]
         elif kind == 3:
             lines = [line[: dice.randrange(1, 160)] for line in lines]
-        yield _within_noise("\n".join(lines), noise, dice), case
+        most = LARGEST_CHARS if number % 4 == 0 else SIZES[0]
+        yield _within_noise("\n".join(lines), noise, dice, most), case
 
 
-def _within_noise(text: str, noise: list[str], dice: random.Random) -> str:
-    size = int(10 ** dice.uniform(2, 6)) - len(text)
+def _within_noise(text: str, noise: list[str], dice: random.Random, most: int) -> str:
+    size = int(10 ** dice.uniform(2, math.log10(most))) - len(text)
     around: list[str] = []
     while size > 0:
         around.append(dice.choice(noise))
@@ -68,11 +78,11 @@ def _within_noise(text: str, noise: list[str], dice: random.Random) -> str:
     return "\n".join([*around[:place], text, *around[place:]])[:LARGEST_CHARS]
 
 
-def run(count: int = TEXTS) -> list[Row]:
-    """Read the texts: none may crash the reader or pass for success."""
+def _read_share(share: int, *, count: int) -> tuple[list[tuple[int, float]], int, int]:
+    """Read one share of the texts: the length and milliseconds of each, the false successes, the crashes."""
     times: list[tuple[int, float]] = []
     successes, crashes = 0, 0
-    for text, _ in mutations(count):
+    for text, _ in mutations(count, seed=20261124 + share):
         begin = time.process_time()
         try:
             successes += read_text(text, exit_code=1).main.code is None
@@ -80,6 +90,19 @@ def run(count: int = TEXTS) -> list[Row]:
             crashes += 1
             traceback.print_exc()
         times.append((len(text), (time.process_time() - begin) * 1000))
+    return times, successes, crashes
+
+
+def run(count: int = TEXTS) -> list[Row]:
+    """Read the texts: none may crash the reader or pass for success."""
+    times: list[tuple[int, float]] = []
+    successes, crashes = 0, 0
+    with ProcessPoolExecutor(max_workers=os.cpu_count()) as processes:
+        reading = partial(_read_share, count=max(1, count // SHARES))
+        for some, wrong, crashed in processes.map(reading, range(SHARES)):
+            times += some
+            successes += wrong
+            crashes += crashed
     rows = [
         Row(f"reader: crashes in {count:,} mutated texts", str(crashes), "0", crashes == 0),
         Row(f"reader: failures taken for success in {count:,}", str(successes), "0", successes == 0),

@@ -3,10 +3,10 @@
 import re
 from collections.abc import Mapping
 from functools import cache
-from ipaddress import ip_address, ip_network
 from types import MappingProxyType
 
 from contracts.codes import Code, Retry
+from workers.core.cloudflare import is_cloudflare
 from workers.core.reading import ca
 from workers.core.reading.problems import Problem
 from workers.core.reading.tables import first
@@ -23,17 +23,6 @@ _ADDRESS = re.compile(
 _CLOUDFLARE_PAGE = re.compile(r"(?:cloudflare|error|title>|\|)[^a-z]{0,6}(52[0-7]|530)(?!\d)")
 _REFUSES = frozenset({401, 403, 405, 406, 418, 429, 444, 451, 503})
 """Statuses with which firewalls and filters turn visitors away; the first vantage point was let in."""
-
-_CLOUDFLARE = tuple(
-    ip_network(block)
-    for block in (
-        "173.245.48.0/20", "103.21.244.0/22", "103.22.200.0/22", "103.31.4.0/22", "141.101.64.0/18", "108.162.192.0/18",
-        "190.93.240.0/20", "188.114.96.0/20", "197.234.240.0/22", "198.41.128.0/17", "162.158.0.0/15", "104.16.0.0/13",
-        "104.24.0.0/14", "172.64.0.0/13", "131.0.72.0/22", "2400:cb00::/32", "2606:4700::/32", "2803:f800::/32",
-        "2405:b500::/32", "2405:8100::/32", "2a06:98c0::/29", "2c0f:f248::/32",
-    )
-)  # fmt: skip
-"""Cloudflare's published ranges (cloudflare.com/ips); preflight has its own copy, which it can refresh."""
 
 _T = Stage
 BY_TYPE: Mapping[str, tuple[Code, Stage, Retry | None]] = MappingProxyType(
@@ -163,10 +152,4 @@ def _row_of_type(problem_type: str) -> Row:
 
 def _is_cloudflare(detail: str) -> bool:
     found = _ADDRESS.search(detail)
-    if not found:
-        return False
-    try:
-        address = ip_address(found[1] or found[2])
-    except ValueError:
-        return False
-    return any(address in block for block in _CLOUDFLARE)
+    return found is not None and is_cloudflare(found[1] or found[2])
