@@ -4,7 +4,7 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 BOOTSTRAP := deploy/lab/bootstrap.sh
 
-.PHONY: help install demo test failures lint check bench chaos generate lock
+.PHONY: help install demo test failures lint check bench chaos soak generate lock
 
 help: ## Show this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -43,6 +43,10 @@ bench: ## Measure against the same work done by hand, and print the ratios
 chaos: ## Random faults under load, then nothing may be lost or doubled (CHAOS='--seed 7 --minutes 60 --cluster')
 	@$(BOOTSTRAP) lab
 	@exec $(PY) -m tests.chaos $(CHAOS)
+
+soak: ## Certificates of three minutes through ten lifetimes, servers and DNS going wrong (SOAK='--lifetimes 4')
+	@$(BOOTSTRAP) lab
+	@exec $(PY) -m tests.soak $(SOAK)
 
 generate: ## Write the generated files (schemas, AsyncAPI, tables in docs) anew
 	@$(BOOTSTRAP) venv

@@ -24,6 +24,7 @@ readonly wanted='
 /usr/lib/postgresql/*/bin/initdb             postgresql
 /usr/sbin/nginx                              nginx
 /usr/bin/certbot                             certbot
+/usr/sbin/cron                               cron
 /usr/lib/python3/dist-packages/certbot_nginx python3-certbot-nginx
 /usr/bin/pebble                              pebble
 /usr/bin/pebble-challtestsrv                 pebble
@@ -58,7 +59,7 @@ require_machine() {
 # Units of the packages above, as `systemctl enable` links them. Others are none of our business.
 enabled_units() {
   find /etc/systemd/system -type l 2>/dev/null | sort |
-    grep -E '/(certbot|epmd|nftables|nginx|postgresql|rabbitmq-server|ssh|sshd|sshd-keygen)[.@][^/]*$' || true
+    grep -E '/(certbot|cron|epmd|nftables|nginx|postgresql|rabbitmq-server|ssh|sshd|sshd-keygen)[.@][^/]*$' || true
 }
 
 # An interrupt gets here only when dpkg has finished the packages in hand; what a killed run left, the next one removes.
