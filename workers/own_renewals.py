@@ -2,11 +2,12 @@
 
 from uuid import uuid4
 
-from db import jobs, pool, sites, watch
+from db import jobs, pace, pool, sites, watch
 from db.jobs import NewJob, Offer
 from db.pool import Connection, Pool, transaction
 from workers import announce, logs
 from workers.announce import About
+from workers.core import pacing
 from workers.core.model import JobId, JobKind, Step
 from workers.core.own_renewal import OwnRenewal, decide_own_renewal
 from workers.dispatch import REOFFER_SECONDS, offer
@@ -25,12 +26,28 @@ def renew_due(db_pool: Pool) -> int:
     while True:
         with transaction(db_pool) as conn:
             room = MOST_AT_ONCE - watch.own_renewals_under_way(conn)
-            due = watch.renewals_due(conn, min(_BATCH, room)) if room > 0 else []
+            due = _next(conn, min(_BATCH, room)) if room > 0 else []
         for site_id in due:
             with transaction(db_pool) as conn:
                 made += _renew(conn, site_id)
         if len(due) < _BATCH:
             return made
+
+
+def _next(conn: Connection, most: int) -> list[str]:
+    """Those of the due sites that the pace lets begin, and those that cannot wait for it."""
+    if not watch.renewals_due(conn, 1):
+        return []
+    stored = pace.lock(conn)
+    per_hour = stored.per_hour
+    if stored.is_old:
+        demand = sum(pacing.demand_per_hour(lifetime, number) for lifetime, number in pace.lifetimes(conn))
+        per_hour = pacing.pace_per_hour(demand, *pace.backlog(conn))
+        pace.store_measured(conn, per_hour)
+    room = min(most, pacing.room(stored.paced_until, per_hour, stored.now))
+    due = watch.renewals_due(conn, room) if room else pace.cannot_wait(conn, most, pacing.SHARE_KEPT_FREE)
+    pace.store_paced(conn, pacing.paced(stored.paced_until, len(due), per_hour, stored.now))
+    return due
 
 
 def _renew(conn: Connection, site_id: str) -> bool:

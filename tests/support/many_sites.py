@@ -28,7 +28,7 @@ from generate_series(1, %(sites)s) n
 """
 _HELD_LEASES = """
 insert into lease (key, owner, fence, expires_at)
-select server_key, gen_random_uuid(), 1, now() + interval '1 hour' from job where state = 'running'
+select server_key, gen_random_uuid(), 1, now() + interval '9 minutes' from job where state = 'running'
 """
 
 

@@ -1,0 +1,82 @@
+"""The pace of our own renewals, as the scheduler keeps it in PostgreSQL."""
+
+from datetime import timedelta
+
+import pytest
+
+from db import pace
+from db.pool import Connection, open_pool
+from workers.core.pacing import SHARE_KEPT_FREE
+from workers.own_renewals import renew_due
+
+_SITES = """
+insert into site (site_id, domain, server_host, server_port, server_username, ssl_status, ssl_expiry, certificate_serial,
+                  certificate_names, certificate_issuer, certificate_not_before, certificate_server_key, ever_issued,
+                  renewal_due_at)
+select 's' || n, 'd' || n || '.example.com', '203.0.113.1', 22, 'root', 'active', certpilot_now() + %(left)s, n::text,
+       array['d' || n || '.example.com'], 'CA', certpilot_now() + %(left)s - interval '90 days' + interval '1 s',
+       'server:203.0.113.1:22', true, certpilot_now() - interval '1 hour'
+from generate_series(%(first)s::int, %(last)s::int) n
+"""
+
+
+def fill(conn: Connection, first: int, last: int, left: timedelta) -> None:
+    conn.execute(_SITES, {"first": first, "last": last, "left": left})
+
+
+def jobs(conn: Connection) -> int:
+    row = conn.execute("select count(*) from job").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def test_the_fleet_is_counted_by_lifetime_and_the_backlog_with_what_is_left(conn: Connection) -> None:
+    fill(conn, 1, 30, timedelta(days=12))
+    fill(conn, 31, 40, timedelta(days=-1))
+    assert pace.lifetimes(conn) == [(timedelta(days=90), 40.0)]
+    number, left = pace.backlog(conn)
+    assert number == 40
+    assert abs(left - timedelta(days=9)) < timedelta(minutes=1)
+    assert len(pace.cannot_wait(conn, 50, SHARE_KEPT_FREE)) == 10
+
+
+def test_a_backlog_goes_at_the_pace_however_often_it_is_asked_for(
+    conn: Connection, database_url: str
+) -> None:
+    fill(conn, 1, 120, timedelta(days=12))
+    with open_pool(database_url, "test", max_size=2) as pool:
+        assert renew_due(pool) == 50
+        assert renew_due(pool) <= 2  # 300 an hour are one in 12 s
+        assert jobs(conn) <= 52
+        # Time goes on; the same for a second scheduler, since the pace is one row.
+        conn.execute("update renewal_pace set paced_until = paced_until - interval '2 minutes'")
+        assert 10 <= renew_due(pool) <= 12
+
+
+def test_what_is_about_to_lapse_does_not_wait_for_the_pace(conn: Connection, database_url: str) -> None:
+    fill(conn, 1, 60, timedelta(days=12))
+    with open_pool(database_url, "test", max_size=2) as pool:
+        assert renew_due(pool) == 50
+        fill(conn, 61, 64, timedelta(days=3))
+        assert 4 <= renew_due(pool) <= 6
+    row = conn.execute("select count(*) from job where site_id in ('s61', 's62', 's63', 's64')").fetchone()
+    assert row == (4,)
+
+
+def test_many_sites_due_at_once_make_the_pace_faster(conn: Connection, database_url: str) -> None:
+    fill(conn, 1, 100, timedelta(minutes=30))
+    with open_pool(database_url, "test", max_size=2) as pool:
+        renew_due(pool)
+    with conn.transaction():
+        assert pace.lock(conn).per_hour == pytest.approx(100 / (0.5 * 0.6), rel=0.05)
+
+
+def test_the_pace_is_measured_anew_after_ten_minutes(conn: Connection, database_url: str) -> None:
+    fill(conn, 1, 1, timedelta(days=12))
+    with open_pool(database_url, "test", max_size=2) as pool:
+        renew_due(pool)
+    with conn.transaction():
+        assert not pace.lock(conn).is_old
+    conn.execute("update renewal_pace set measured_at = measured_at - interval '11 minutes'")
+    with conn.transaction():
+        assert pace.lock(conn).is_old
