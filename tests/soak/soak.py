@@ -99,7 +99,6 @@ class Soak:
         self._lifetimes = lifetimes
         self._tolerated_seconds = tolerated_seconds
         self._seen: dict[str, Seen] = {}
-        self._down: set[CustomerServer] = set()
 
     def run(self, log: Path) -> Report:
         """Issue, let time pass, put the faults in, mend them, and judge.
