@@ -51,6 +51,10 @@ class Intake:
             try:
                 with transaction(self._pool) as conn:
                     take(conn, delivery)
+                    if delivery.redelivered:
+                        # A whole batch comes again because of the one in it that kills: the others are not to be
+                        # counted for being handled before it.
+                        deliveries.forgive(conn, COMMANDS_QUEUE, _digest(delivery))
             except DatabaseError:
                 self._excused.add(_digest(delivery))
                 # At once where that works: the next to get it may be another process.

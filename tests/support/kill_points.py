@@ -11,7 +11,7 @@ from typing import Any
 
 import psycopg
 
-from workers import logs, wiring
+from workers import intake, logs, wiring
 from workers.edges.delivery_stream import DeliveryStream
 from workers.edges.dns import Resolver
 from workers.edges.http_probe import Prober
@@ -32,6 +32,13 @@ _CALLS: list[tuple[Any, str]] = [
 def start(role: str, config: dict[str, Any], die_at: int) -> Any:
     """A process of that role; the caller kills it where it outlives its work."""
     process = _context.Process(target=_run, args=(role, config, die_at), daemon=True)
+    process.start()
+    return process
+
+
+def start_killed_by(config: dict[str, Any], site_id: str) -> Any:
+    """An intake that dies as soon as it looks into a command of that site, as of a body that eats all memory."""
+    process = _context.Process(target=_run_killed_by, args=(config, site_id), daemon=True)
     process.start()
     return process
 
@@ -76,3 +83,16 @@ def _run(role: str, config: dict[str, Any], die_at: int) -> None:
     logs.configure("text")
     with suppress(KeyboardInterrupt):
         wiring.ROLES[role](Settings(**config), threading.Event())
+
+
+def _run_killed_by(config: dict[str, Any], site_id: str) -> None:
+    inner = intake.take
+
+    def taking(conn: Any, delivery: Any) -> None:
+        if site_id.encode() in delivery.body:
+            os.kill(os.getpid(), signal.SIGKILL)
+        inner(conn, delivery)
+
+    intake.take = taking
+    logs.configure("text")
+    wiring.ROLES["intake"](Settings(**config), threading.Event())
