@@ -151,3 +151,84 @@ def test_lineage_on_the_server_that_a_site_has_left_is_deleted_there(
     assert lineage_files(site) == ""
     assert get_http(site.server, site.domain)[0] == 200
     assert certpilot.view(site)["ssl_status"] == "active"
+
+
+def write_vhosts(site: DemoSite, *blocks: str) -> str:
+    """One file of server blocks for all names of the site; its path."""
+    path = f"/etc/nginx/sites-available/{site.domain}"
+    site.server.write(path, "\n".join(blocks))
+    for name in site.names:
+        site.server.run(["mkdir", "-p", f"/var/www/{name}"])
+        site.server.write(f"/var/www/{name}/index.html", f"{name}\n")
+    script = f"ln -sf {path} /etc/nginx/sites-enabled/{site.domain} && nginx -t -q && nginx -s reload"
+    site.server.run(["sh", "-c", script])
+    return path
+
+
+def block(*names: str, more: str = "") -> str:
+    return f"""
+server {{
+    listen 80;
+    listen [::]:80;
+    server_name {" ".join(names)};
+    {more}
+    root /var/www/{names[0]};
+}}
+"""
+
+
+OWN_TLS = "listen 443 ssl; ssl_certificate /root/own.pem; ssl_certificate_key /root/own.key;".replace(
+    "; ", ";\n    "
+)
+
+
+def test_every_shape_of_vhost_is_left_as_a_working_http_site(lab: Lab, certpilot: Installation) -> None:
+    """One block for several names, two sites in one file, and a block that had TLS of its own before."""
+    together = new_site(lab, aliases=1, vhosts=False)
+    first, second = (new_site(lab, vhosts=False) for _ in range(2))
+    had_tls = new_site(lab, vhosts=False)
+    make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 9 -subj /CN=own"
+    had_tls.server.run(["sh", "-c", f"{make} -keyout /root/own.key -out /root/own.pem 2>/dev/null"])
+    write_vhosts(together, block(*together.names))
+    shared = DemoSite(first.site_id, first.domain, (second.domain,), first.server)
+    write_vhosts(shared, block(first.domain), block(second.domain))
+    write_vhosts(had_tls, block(had_tls.domain, more=OWN_TLS))
+    sites = (together, first, second, had_tls)
+    certpilot.issue_all(*sites)
+    certpilot.wait_until_active(*sites)
+
+    for site in (together, first, had_tls):
+        told = certpilot.sequence(site)
+        certpilot.remove(site)
+        certpilot.wait_for_event(site, "none", after=told)
+
+    for name in (*together.names, first.domain, had_tls.domain):
+        assert get_http(together.server, name)[0] == 200, name
+    assert get_http(second.server, second.domain) == (301, f"https://{second.domain}/")
+    assert answers_https(second)
+    config = first.server.read(f"/etc/nginx/sites-available/{first.domain}")
+    assert f"live/{second.domain}/" in config
+    assert f"live/{first.domain}/" not in config
+    kept = first.server.run(["sh", "-c", "cat /var/lib/certpilot/removed/*/1"]).stdout
+    assert f"live/{first.domain}/" in kept  # the old file
+
+
+def test_broken_configuration_is_left_as_it_is_and_the_removal_goes_on_once_it_is_mended(
+    lab: Lab, certpilot: Installation
+) -> None:
+    site = new_site(lab)
+    told = issue(certpilot, site)
+    vhost = f"/etc/nginx/sites-available/{site.domain}"
+    before = site.server.read(vhost)
+    site.server.write("/etc/nginx/conf.d/broken.conf", "server { listen 80; nonsense on; }\n")
+    try:
+        certpilot.remove(site)
+        waiting = certpilot.wait_until_waiting(site, "NGINX_CONFIG_BROKEN", after=told)
+        assert site.server.read(vhost) == before
+        assert certpilot.view(site)["ssl_status"] == "active"
+    finally:
+        site.server.run(["rm", "/etc/nginx/conf.d/broken.conf"])
+    certpilot.remove(site)
+    certpilot.wait_for_event(site, "none", after=waiting.sequence)
+    assert lineage_files(site) == ""
+    assert changes(certpilot.settled_feed(site), told) == [("active", "none")]
