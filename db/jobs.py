@@ -145,16 +145,24 @@ def reoffer_orphans(conn: Connection, limit: int, reoffer_seconds: float) -> lis
             "update job set run_at = certpilot_now() + make_interval(secs => %s)"
             " where id in (select j.id from job j join lease l on l.key = j.server_key"
             "              where j.state = 'running' and lease_over(l.expires_at)"
-            "                and (j.run_at is null or j.run_at <= certpilot_now())"
+            "                and (j.run_at is null or j.run_at <= certpilot_now()"
+            # Later than any offer is due: planned before the clock was set back.
+            "                     or j.run_at > certpilot_now() + make_interval(secs => %s))"
             "                and not exists (select from pause where scope in ('*', j.server_host))"
             "              limit %s for update of j skip locked)"
             " returning id::text as job_id, kind, epoch",
-            (reoffer_seconds, limit),
+            (reoffer_seconds, reoffer_seconds, limit),
         ).fetchall()
 
 
 def reoffer_queued(conn: Connection, limit: int, reoffer_seconds: float) -> list[Offer]:
     """Queued jobs that nobody claimed in time although their server is free: the oldest of each server."""
+    # Later than any offer is due: planned before the clock was set back. In a statement of its own it has an index.
+    conn.execute(
+        "update job set run_at = certpilot_now()"
+        " where state = 'queued' and run_at > certpilot_now() + make_interval(secs => %s)",
+        (reoffer_seconds,),
+    )
     with conn.cursor(row_factory=class_row(Offer)) as cursor:
         return cursor.execute(
             "update job set run_at = certpilot_now() + make_interval(secs => %s)"

@@ -277,6 +277,19 @@ def test_clock_that_was_set_back_keeps_no_server_from_its_jobs(conn: Connection)
     assert [offer.job_id for offer in jobs.reoffer_queued(conn, 10, 60)] == [other]
 
 
+def test_offers_that_were_planned_before_the_clock_was_set_back_are_made_now(conn: Connection) -> None:
+    """Else a job that somebody should go on with would wait for as long as the clock went back."""
+    orphan, queued = new_job(conn, "a.example"), new_job(conn, "b.example", server=Server("203.0.113.8"))
+    must_claim(conn, orphan)
+    conn.execute("update lease set expires_at = '-infinity'")
+    assert [offer.job_id for offer in jobs.reoffer_orphans(conn, 10, 5)] == [orphan]
+    assert (jobs.reoffer_orphans(conn, 10, 5), jobs.reoffer_queued(conn, 10, 60)) == ([], [])
+    conn.execute("update clock set ahead_by = ahead_by - interval '10 minutes'")
+    assert [offer.job_id for offer in jobs.reoffer_orphans(conn, 10, 5)] == [orphan]
+    assert [offer.job_id for offer in jobs.reoffer_queued(conn, 10, 60)] == [queued]
+    assert (jobs.reoffer_orphans(conn, 10, 5), jobs.reoffer_queued(conn, 10, 60)) == ([], [])
+
+
 def test_fence_does_not_go_back_with_the_clock(conn: Connection) -> None:
     job_id = new_job(conn, "a.example")
     first = must_claim(conn, job_id)

@@ -495,7 +495,7 @@ def summary(world: World) -> dict[str, Any]:
     """Figures for people."""
     jobs = {row["state"]: row["n"] for row in world.rows("select state, count(*) as n from job group by 1")}
     ends = world.rows(
-        "select coalesce(error_code, result) as what, count(*) as n from job_attempt group by 1"
+        "select coalesce(error_code, result, 'open') as what, count(*) as n from job_attempt group by 1"
     )
     return {
         "commands": len(world.commands), "jobs": jobs, "attempts": {row["what"]: row["n"] for row in ends},

@@ -28,7 +28,7 @@ from generate_series(1, %(sites)s) n
 """
 _HELD_LEASES = """
 insert into lease (key, owner, fence, expires_at)
-select server_key, gen_random_uuid(), 1, now() + interval '9 minutes' from job where state = 'running'
+select server_key, gen_random_uuid(), 1, now() + interval '100 seconds' from job where state = 'running'
 """
 
 
@@ -52,7 +52,7 @@ def fill(conn: Connection, *, sites: int, past_jobs: int, live_jobs: int) -> Non
         parts = {
             "state": sql.Literal(state),
             "server_key": sql.SQL("'server:' || n") if running else sql.SQL("'server:' || n %% 250"),
-            "run_at": sql.SQL("null" if final or running else "now() + interval '1 hour'"),
+            "run_at": sql.SQL("null" if final or running else "now() + interval '50 seconds'"),
             "finished_at": sql.SQL("now()" if final else "null"),
         }
         conn.execute(sql.SQL(_JOBS).format(**parts), {"jobs": count})
