@@ -75,6 +75,24 @@ def backlog(conn: Connection) -> tuple[int, timedelta]:
     return (0, timedelta(0)) if row is None else (row[0], row[1])
 
 
+def next_due(conn: Connection, limit: int) -> list[str]:
+    """Sites whose renewal is due, the next to expire first.
+
+    They are taken from the 10 * `limit` sites that expire next and the as many that are due the longest: in a backlog the
+    former are nearly all due, and where they are not (servers that are off) the latter are.
+    """
+    rows = conn.execute(
+        "select site_id from ("
+        " (select site_id, ssl_expiry, renewal_due_at from site where ssl_status = 'active'"
+        "  order by ssl_expiry limit %(most)s)"
+        " union (select site_id, ssl_expiry, renewal_due_at from site where renewal_due_at <= certpilot_now()"
+        "  order by renewal_due_at limit %(most)s)) as near"
+        " where renewal_due_at <= certpilot_now() order by ssl_expiry limit %(limit)s",
+        {"most": 10 * limit, "limit": limit},
+    ).fetchall()
+    return [row[0] for row in rows]
+
+
 def cannot_wait(conn: Connection, limit: int, share_of_lifetime: float) -> list[str]:
     """Sites whose renewal is due with no more than this share of the lifetime left, of the 10 * `limit` longest due."""
     rows = conn.execute(

@@ -45,7 +45,7 @@ def _next(conn: Connection, most: int) -> list[str]:
         per_hour = pacing.pace_per_hour(demand, *pace.backlog(conn))
         pace.store_measured(conn, per_hour)
     room = min(most, pacing.room(stored.paced_until, per_hour, stored.now))
-    due = watch.renewals_due(conn, room) if room else pace.cannot_wait(conn, most, pacing.SHARE_KEPT_FREE)
+    due = pace.next_due(conn, room) if room else pace.cannot_wait(conn, most, pacing.SHARE_KEPT_FREE)
     pace.store_paced(conn, pacing.paced(stored.paced_until, len(due), per_hour, stored.now))
     return due
 

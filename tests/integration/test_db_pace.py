@@ -80,3 +80,21 @@ def test_the_pace_is_measured_anew_after_ten_minutes(conn: Connection, database_
     conn.execute("update renewal_pace set measured_at = measured_at - interval '11 minutes'")
     with conn.transaction():
         assert pace.lock(conn).is_old
+
+
+def test_the_next_to_expire_goes_first_and_what_is_not_due_not_at_all(conn: Connection) -> None:
+    fill(conn, 1, 30, timedelta(days=12))
+    fill(conn, 31, 33, timedelta(days=8))
+    fill(conn, 34, 60, timedelta(days=5))
+    conn.execute(
+        "update site set renewal_due_at = certpilot_now() + interval '1 hour' where ssl_expiry < certpilot_now() + interval '6 days'"
+    )
+    assert set(pace.next_due(conn, 3)) == {"s31", "s32", "s33"}
+    assert len(pace.next_due(conn, 50)) == 33
+
+
+def test_due_renewals_behind_many_that_are_not_are_found(conn: Connection) -> None:
+    fill(conn, 1, 40, timedelta(days=5))
+    conn.execute("update site set renewal_due_at = null")
+    fill(conn, 41, 42, timedelta(days=12))
+    assert len(pace.next_due(conn, 2)) == 2

@@ -2,7 +2,7 @@
 
 Where lifetimes are shortened, certificates of the old and of the new lifetime come due in the same weeks: at 64 to 45 days
 twice as many as ever after, and what was renewed together stays together. Due renewals have days to spare, so they go at
-hardly more than the fleet's mean rate, the longest due first, and a wave is flattened within a few lifetimes.
+hardly more than the fleet's mean rate, the next to expire first, and a wave is flattened within a few lifetimes.
 """
 
 from datetime import UTC, datetime, timedelta
