@@ -173,6 +173,10 @@ SQL = {
     "A.3 pending for ever": ("A.3", "update site set ssl_status = 'pending'"),
     "A.3 another certificate": ("A.3", "update site set certificate_serial = '1' where ssl_status = 'active'"),
     "A.3 succeeded and none": ("A.3", "update site set ssl_status = 'none'"),
+    "A.3 removed and active": ("A.3", "update job set kind = 'remove' where state = 'succeeded'"),
+    "A.3 removed and still on the server": (
+        "A.3", "update job set kind = 'remove' where state = 'succeeded'; update site set ssl_status = 'none'",
+    ),
 }  # fmt: skip
 
 
