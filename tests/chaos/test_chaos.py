@@ -23,5 +23,5 @@ def test_random_faults_under_load_leave_nothing_lost_and_nothing_run_twice() -> 
     result = run(plan, say=said.append)
     assert not result.complaints, "\n".join([f"seed {seed}", *said, str(result.figures), *result.complaints])
     # A run that did nothing proves nothing.
-    assert result.figures["certificates"] >= plan.sites - 1
+    assert result.figures["certificates"] >= plan.sites / 2
     assert sum(result.figures["faults"].values()) > 5
