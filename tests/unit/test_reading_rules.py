@@ -212,3 +212,22 @@ class TestStreams:
             assert len(text) > 900_000
             wanted = next(one for one in all_cases() if one.id == case_id).expected["code"]
             assert answer(text, 1)["code"] == wanted, case_id
+
+
+def test_a_bare_timeout_is_at_the_port_that_certbot_says_was_checked():
+    """The CA's `Timeout` names no port; `tls-sni-01` beside the name does (boulder before 2018)."""
+    sentence = "shop.example.org ({kind}): urn:acme:error:connection :: The server could not connect to the client ::"
+    for kind, code in (("http-01", "PORT_80_BLOCKED"), ("tls-sni-01", "PORT_443_BLOCKED")):
+        text = f"Failed authorization procedure. {sentence.format(kind=kind)} Timeout\n"
+        assert answer(text, 1)["code"] == code
+
+
+def test_a_program_fault_raised_among_a_lineages_files_is_the_lineages():
+    text = (
+        "Traceback (most recent call last):\n"
+        '  File "/usr/lib/python3/dist-packages/certbot/{module}", line 700, in latest_common_version\n'
+        "    return max(versions)\n"
+        "TypeError: '<' not supported between instances of 'NoneType' and 'int'\n"
+    )
+    assert answer(text.format(module="storage.py"), 1)["code"] == "LINEAGE_BROKEN"
+    assert answer(text.format(module="util.py"), 1)["code"] == "CERTBOT_BROKEN"

@@ -60,6 +60,8 @@ def _is_child(later: Problem, parent: Problem) -> bool:
 
 def _hit(document: Document, problem: Problem) -> Hit:
     row, code = judge(problem)
+    if code is Code.PORT_80_BLOCKED and _over_tls(document.squeezed, problem):
+        code = Code.PORT_443_BLOCKED
     weight = None
     asked_again = "retryingrequestaftererror" in document.squeezed
     if problem.type == "badnonce" and (asked_again or document.record_at(problem.start) is not None):
@@ -75,6 +77,19 @@ def _hit(document: Document, problem: Problem) -> Hit:
         code=code,
         weight=weight,
         speaker=ca.SAYINGS.speaker,
+    )
+
+
+def _over_tls(squeezed: str, problem: Problem) -> bool:
+    """Tell whether the name was checked at port 443: the CA's bare `Timeout` does not say so, certbot does."""
+    said = squeezed[problem.start : problem.end]
+    return any(
+        f"({kind})" in said
+        or (
+            problem.name
+            and (f"{problem.name}({kind})" in squeezed or f"{kind}challengefor{problem.name}" in squeezed)
+        )
+        for kind in ("tls-sni-01", "tls-alpn-01")
     )
 
 

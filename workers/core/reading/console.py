@@ -194,7 +194,7 @@ CHALLENGE = (
         Code.PERMISSION_DENIED, _S.CHALLENGE, "certbot plugins/standalone.py: EACCES at bind",
     ),
     Row(
-        ("cannot find a virtualhost matching domain {host}. in order",
+        ("cannot find a virtualhost matching domain {host}. in order", "cannot find a virtualhost matching domain {host}",
          "unable to find a virtual host listening on port 80"),
         Code.NO_MATCHING_VHOST, _S.CHALLENGE, "certbot_nginx configurator.py; certbot_apache http_01.py",
     ),

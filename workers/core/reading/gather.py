@@ -147,4 +147,8 @@ def _crash_row(trace: Trace) -> Row | None:
         return python.PARSER_CRASHED
     if any(frame.endswith(("configobj.py", "configobj/__init__.py")) for frame in raised_in):
         return python.LINEAGE_CRASHED
+    if raised_in and raised_in[-1].endswith("certbot/storage.py") and trace.kind in python.PROGRAM_FAULTS:
+        return (
+            python.LINEAGE_CRASHED
+        )  # it counts on four files with one number each; the file system has others
     return python.CRASHED if trace.kind in python.PROGRAM_FAULTS else None

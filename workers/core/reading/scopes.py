@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contracts.codes import Code
 from workers.core.reading.ca_hits import ordered_names
 from workers.core.reading.lines import Document
-from workers.core.reading.names import LINEAGE_REACH, hosts, lineage_host, lineages_near, unique
+from workers.core.reading.names import LINEAGE_REACH, host, hosts, lineage_host, lineages_near, unique
 from workers.core.reading.values import SCOPES, Hit, Scope, Stage
 
 _SCOPE = re.compile(
@@ -17,6 +17,11 @@ _SCOPE = re.compile(
 )
 _RENEWED = re.compile(
     r"failedtorenewcertificate([\w.*@+-]{1,253}?)witherror|attemptingtorenewcert\(([\w.*@+-]{1,253}?)\)from"
+)
+
+_CHALLENGED = re.compile(
+    r"(?:http|dns|tls-sni|tls-alpn)-01challengefor([\w.-]{1,253}?)"
+    r"(?=(?:http|dns|tls-sni|tls-alpn)-01|waitingfor|cleaningup|usingthe|usingdefault|running|problembinding|\d{4}-\d\d-\d\d|$)"
 )
 
 
@@ -69,7 +74,13 @@ def _lineage(document: Document, hit: Hit, starts: Sequence[int]) -> tuple[str, 
     if before:
         return unique([lineage_host(before[-1])])
     after = lineages_near(squeezed, hit.end, hit.end + LINEAGE_REACH)
-    return unique([lineage_host(after[0])]) if after else ()
+    return unique([lineage_host(after[0])]) if after else _only_challenged(squeezed, start, hit.start)
+
+
+def _only_challenged(squeezed: str, begin: int, end: int) -> tuple[str, ...]:
+    """Give the name of an order of one; of several, the guilty one cannot be told."""
+    names = unique(host(found[1]) for found in _CHALLENGED.finditer(squeezed, begin, end))
+    return names if len(names) == 1 else ()
 
 
 def added_names(document: Document, begin: int) -> tuple[str, ...]:

@@ -41,6 +41,8 @@ _MARKS: tuple[tuple[Mark, tuple[str, ...]], ...] = (
         "no renewals were attempted",
         "no simulated renewals were attempted",
         "keeping the existing certificate",
+        ":no renewal failures",
+        ":no simulated renewal failures",
     )),
     (Mark.FINE, ("test is successful",)),
 )  # fmt: skip
@@ -55,6 +57,7 @@ _EXCEPTION = re.compile(r"(?:(?:[a-z_][\w]{0,40}\.){0,6})([a-z_]\w{2,60})(?::|$)
 _EXCEPTION_NAME = re.compile(
     r"\w*(?:error|exception|interrupt|conflict|found|exit|warning|timeout|failed|challenges)\w*"
 )
+_RAISED = re.compile(r"raise (?:[\w]{1,60}\.){0,4}(\w{3,60})\(")
 _FRAME = re.compile(r'file "([^"]{1,300})", line \d+')
 _HOOK = re.compile(
     r"hook '[^']{1,40}' ran with (?:error )?output:"
@@ -196,19 +199,33 @@ def _traces(document: Document) -> Iterator[Trace]:
 
 def _trace(lines: tuple[Line, ...], head: int, *, recovering: bool) -> tuple[Trace, int]:
     frames: list[str] = []
+    raised, flat = head, False
     index = head + 1
     while index < len(lines):
         line = lines[index]
         frame = _FRAME.match(line.text)
         if frame:
+            flat = flat or not line.indented
             frames.append(frame[1])
-        elif _is_last(line, after_frame=bool(frames)):
+        elif line.text.startswith("raise "):
+            raised = index
+        elif _is_last(line, after_frame=bool(frames), flat=flat):
             break
         elif _TRACEBACK in line.text or line.text.startswith(("during handling of", "the above exception")):
             index -= 1
             break
         index += 1
     whole = index < len(lines) and index > head
+    cut_off = _RAISED.match(lines[raised].text) if index >= len(lines) else None
+    if cut_off:  # the text ends before the exception, but its type stands in the line that raised it
+        return Trace(
+            lines[head].start,
+            lines[raised].start,
+            _end_of(lines, raised),
+            cut_off[1],
+            tuple(frames),
+            recovering,
+        ), index + 1
     kind = _EXCEPTION.match(lines[index].text) if whole else None
     message = lines[index].start if whole else _end_of(lines, min(index, len(lines) - 1))
     end = _end_of(lines, index) if whole else message
@@ -216,9 +233,11 @@ def _trace(lines: tuple[Line, ...], head: int, *, recovering: bool) -> tuple[Tra
     return trace, index + 1
 
 
-def _is_last(line: Line, *, after_frame: bool) -> bool:
+def _is_last(line: Line, *, after_frame: bool, flat: bool) -> bool:
     """The line `Type: message` that ends a traceback; where indentation was lost, the type has to look like one."""
     found = _EXCEPTION.match(line.text)
+    if flat:
+        return found is not None and bool(_EXCEPTION_NAME.fullmatch(found[1]))
     if not found:
         return after_frame and not line.indented and not line.text.startswith(("^", "~", "return ", "raise "))
     return not line.indented or bool(_EXCEPTION_NAME.fullmatch(found[1]))
