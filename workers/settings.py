@@ -154,6 +154,10 @@ class Settings(BaseSettings):
         8,
         description="Jobs that one runner process begins or ends at the same time (running ones hold no thread).",
     )
+    preflight_seconds: Annotated[float, Field(ge=2, le=60)] = Field(
+        3.0,
+        description="All checks before an order together end within this; what has not answered by then is unsure and blocks nothing.",
+    )
     run_deadline_seconds: Annotated[int, Field(ge=60, le=7200)] = Field(
         1200, description="After this long a certbot run is asked to stop (TERM, never KILL)."
     )

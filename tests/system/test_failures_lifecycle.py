@@ -269,28 +269,3 @@ def test_server_out_of_reach_keeps_its_attempt_open_and_a_power_cut_meanwhile_is
     certpilot.wait_until_active(site)
     assert certpilot.view(site)["attempt"] == 2
     assert len(orders_of(lab, site)) <= 2
-
-
-# --- how long a look takes -------------------------------------------------------------------------------------------
-
-
-def test_preflight_is_over_in_three_seconds_although_dns_is_silent_and_a_firewall_drops_port_80(
-    lab: Lab, certpilot: Installation, servers: Servers
-) -> None:
-    site = new_site(lab, aliases=1, server=servers.fresh())
-    lab.dns.set_silent(site.aliases[0])
-    site.server.block(80)
-    certpilot.issue(site)
-    waiting = wait_for_wait(certpilot, site, 1)
-    assert waiting.code == "PORT_80_BLOCKED"
-    began, ended = (
-        certpilot.conn.execute(
-            "select occurred_at from activity_feed where site_id = %s and detail ->> 'step' = %s",
-            (site.site_id, step),
-        ).fetchone()
-        for step in ("preflight", "waiting")
-    )
-    assert began
-    assert ended
-    # 2.9 s and a round trip on a quiet machine; with a deadline of 2.5 s for each part it was more than 5 s.
-    assert ended[0] - began[0] < timedelta(seconds=4.5)

@@ -116,11 +116,14 @@ def test_what_the_server_did_not_say_is_not_known() -> None:
     )
 
 
-def test_a_cut_answer_counts_as_far_as_it_came() -> None:
+def test_a_cut_answer_counts_as_far_as_it_came_whole() -> None:
+    """Half a line is no fact; half a section would show nginx without half of its server blocks."""
     facts = parse_server_facts(ANSWER[: ANSWER.index("nginx: configuration file")])
     assert not facts.complete
     assert facts.certbot_version == "2.1.0"
-    assert "[emerg]" in facts.nginx_test
+    assert facts.nginx_test == ""
+    before = ANSWER.index("certbot_version=2.1.0") + len("certbot_version=2")
+    assert parse_server_facts(ANSWER[:before]).certbot_version is None
 
 
 @given(st.text())

@@ -117,7 +117,7 @@ def parse_server_facts(text: str) -> ServerFacts:
     """Read the answer to `inspect`.
 
     Args:
-        text: the whole answer; of a cut one everything that came counts, and `complete` is False.
+        text: the whole answer; of a cut one every line and section counts that came whole, and `complete` is False.
 
     Returns:
         The facts. Never raises: what is not understood counts as not said.
@@ -159,17 +159,23 @@ def _split(text: str) -> tuple[dict[str, str], dict[str, str]]:
     values: dict[str, str] = {}
     sections: dict[str, list[str]] = {}
     inside: list[str] | None = None
-    for line in text.split("\n"):
+    name = ""
+    *lines, rest = text.split("\n")
+    # A cut line is no fact, and half a configuration has no server block for half the names.
+    for line in lines if not rest.startswith("result=") else [*lines, rest]:
         if inside is not None and line.startswith("|"):
             inside.append(line[1:])
         elif line.startswith("begin "):
-            inside = sections.setdefault(line.removeprefix("begin "), [])
+            name = line.removeprefix("begin ")
+            inside = sections.setdefault(name, [])
         elif line.startswith("end "):
             inside = None
         else:
             key, equals, value = line.rstrip("\r").partition("=")
             if equals:
                 values[key] = value.strip()
+    if inside is not None:
+        del sections[name]
     return values, {name: "\n".join(lines) for name, lines in sections.items()}
 
 

@@ -62,6 +62,23 @@ class Answer:
             raise MalformedAnswerError(section) from error
 
 
+@dataclass(frozen=True, slots=True)
+class PlacedProbe:
+    """What became of the probe in one webroot.
+
+    Attributes:
+        webroot: the directory.
+        placed: the file lies there.
+        reason: placed, missing (no such directory), symlink (a link below the root), exists, or unwritable.
+        body: the file's text, another for each webroot: who fetches it sees which root was served.
+    """
+
+    webroot: str
+    placed: bool
+    reason: str
+    body: str
+
+
 def parse_answer(output: bytes) -> Answer:
     """Read what a verb printed; what a login shell printed before it is skipped. A cut answer has no result."""
     whole = output.endswith(b"\n")

@@ -25,11 +25,11 @@ export LC_ALL=C
 NL='
 '
 # Whoever reaches root through us chooses no paths. The tests do, without sudo and without a forced command.
-[ -z "${SUDO_COMMAND:-}${SUDO_USER:-}${SSH_ORIGINAL_COMMAND:-}" ] || unset CERTPILOT_HOME CERTPILOT_LETSENCRYPT CERTPILOT_LOGS
+[ -z "${SUDO_COMMAND:-}${SUDO_USER:-}${SSH_ORIGINAL_COMMAND:-}" ] || unset CERTPILOT_HOME CERTPILOT_LETSENCRYPT CERTPILOT_LOGS CERTPILOT_ROOT
 [ -n "${CERTPILOT_HOME:-}" ] || PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/snap/bin
 export PATH
 unset TMPDIR # certbot's early log is looked for in /tmp
-H=${CERTPILOT_HOME:-/var/lib/certpilot} LE=${CERTPILOT_LETSENCRYPT:-/etc/letsencrypt} LOGS=${CERTPILOT_LOGS:-/var/log/certpilot}
+H=${CERTPILOT_HOME:-/var/lib/certpilot} LE=${CERTPILOT_LETSENCRYPT:-/etc/letsencrypt} LOGS=${CERTPILOT_LOGS:-/var/log/certpilot} ROOT=${CERTPILOT_ROOT:-}
 KEEP_BYTES=262144    # of each output: a database row takes it, and the reason stands at the end
 CONFIG_BYTES=4194304 # of nginx -T: the panels of hosting firms with thousands of vhosts go beyond
 
@@ -280,8 +280,8 @@ probe() {
 unprobe() { sweep; take_away "$record"; finish OK; }
 
 # --- removal ---------------------------------------------------------------------------------------------------------
-# Each step may be repeated after a death at any point: a file that is edited is edited whole, each edit alone leaves nginx
-# with a valid configuration, and the lineage goes last.
+# Each step may be repeated after a death at any point: a file is edited whole, edits that were not tested go back before
+# anything else, and the lineage goes last.
 remove() {
   [ $# -ge 1 ] && is_host "$1" || usage name
   name=$1 revoke=no; shift
@@ -311,6 +311,7 @@ using() {
 
 unserve() {
   command -v nginx >/dev/null || return 0
+  put_back
   test_nginx || { failed nginx; return; }
   using >"$tmp/files"
   old=$H/removed/$job.$fence # the old files are kept
@@ -318,40 +319,69 @@ unserve() {
   while IFS= read -r f; do
     n=$((n + 1))
     # A folder that others write to could turn our write into one of theirs.
-    [ -O "$f" ] && [ -O "${f%/*}" ] || { say "$f is not root's" >"$tmp/err"; failed edit; return; }
-    mkdir -p "$old" && cp -p "$f" "$old/$n" && say "$f" >"$old/$n.path" && cp -p "$f" "$f.certpilot" &&
-      without "$name" <"$f" >"$f.certpilot" && mv "$f.certpilot" "$f" || die 'the configuration of nginx could not be written'
+    [ -O "$f" ] && [ -O "${f%/*}" ] || { put_back; say "$f is not root's" >"$tmp/err"; failed edit; return; }
+    mkdir -p "$old" && edit "$f" "$old/$n" || { put_back; die 'the configuration of nginx could not be written'; }
   done <"$tmp/files"
-  [ "$n" -gt 0 ] || return 0
-  if ! test_nginx || [ -n "$(using)" ]; then
-    [ -s "$tmp/err" ] && grep -q emerg "$tmp/err" || using | sed 's/$/ still uses the certificate/' >"$tmp/err"
-    while [ "$n" -gt 0 ]; do f=$(cat "$old/$n.path"); cp -p "$old/$n" "$f.certpilot" && mv "$f.certpilot" "$f"; n=$((n - 1)); done
-    failed edit; return
+  if [ "$n" -gt 0 ]; then
+    if ! test_nginx || [ -n "$(using)" ]; then
+      grep -q emerg "$tmp/err" || using | sed 's/$/ still uses the certificate/' >"$tmp/err"
+      put_back; failed edit; return
+    fi
+    : >"$old/settled"; sync "$old/settled"; fact edited "$n"
   fi
-  sync; fact edited "$n"
-  reload_nginx
+  [ "$n" -eq 0 ] && [ ! -e "$LE/live/$name" ] || reload_nginx # also after a death between the edit and this
+}
+
+edit() { # FILE COPY; what a death leaves is hidden, and no `include DIR/*` of nginx takes a hidden file
+  new=${1%/*}/.${1##*/}.certpilot
+  cp -p "$1" "$2" && cp -p "$1" "$new" && without "$name" <"$1" >"$new" && cp "$new" "$2.new" && say "$1" >"$2.path" &&
+    sync "$new" "$2" "$2.path" && mv "$new" "$1" && sync "${1%/*}" # or a crash brings the old one back, and no lineage
+}
+
+put_back() { # the edits that were not tested, except where somebody has changed the file since
+  set +f
+  for old in "$H"/removed/*; do
+    [ -d "$old" ] && [ ! -e "$old/settled" ] || continue
+    for path in "$old"/*.path; do
+      n=${path%.path} f=$(cat "$path" 2>/dev/null) && new=${f%/*}/.${f##*/}.certpilot || continue
+      if cmp -s "$n.new" "$f"; then cp -p "$n" "$new" && mv "$new" "$f"; else rm -f "$new"; fi
+    done
+    : >"$old/settled"
+  done
+  set -f
 }
 
 reload_nginx() { nginx -s reload 2>/dev/null; return 0; } # not running: then it shows nothing
 
 # A vhost without what certbot put there: its own lines, the other lines of TLS that cannot stand without a certificate,
-# and the block that redirects, whose `listen` lines certbot had taken from this one.
+# and the blocks that only redirect to it, certbot's or somebody's, whose `listen` lines the vhost gets (back).
 without() {
   awk -v lineage="/live/$1/" '
     function code(i,  t) { t = line[i]; sub(/#.*/, "", t); return t }
-    function names(from, to,  i, t, all) {
-      for (i = from; i <= to; i++) if (match(t = code(i), /^[ \t]*server_name[ \t]/)) { sub(/^[ \t]*server_name[ \t]+/, "", t); all = all " " t }
+    function names(b,  i, t, all, on) {
+      for (i = first[b]; i <= last[b]; i++) {
+        t = code(i)
+        if (sub(/^[ \t]*server_name[ \t]+/, "", t)) on = 1
+        if (on) { all = all " " t; if (t ~ /;/) on = 0 }
+      }
       gsub(/[;\t ]+/, " ", all); return all " "
     }
-    function within(few, many,  n, part, i) {
-      n = split(few, part, " "); for (i = 1; i <= n; i++) if (!index(many, " " part[i] " ")) return 0
-      return n > 0
+    function common(few, many, every,  n, part, i, hits) {
+      n = split(few, part, " "); for (i = 1; i <= n; i++) if (index(many, " " part[i] " ")) hits++
+      return hits > 0 && (!every || hits == n)
+    }
+    function target(t) { # of `return 301 https://…`: a name, or "=" for whatever was asked for
+      if (!match(t, /return[ \t]+30[1278][ \t]+["]?https:[\/][\/]/)) return ""
+      t = substr(t, RSTART + RLENGTH); if (t ~ /^[$](host|http_host|server_name)/) return "="
+      sub(/[^A-Za-z0-9.-].*/, "", t); return t
     }
     { line[NR] = $0 }
     END {
       for (i = 1; i <= NR; i++) {
         t = code(i)
         if (!inside && t ~ /^[ \t]*server[ \t]*[{]?[ \t]*$/) { blocks++; first[blocks] = i; inside = 1; level = depth; entered = 0 }
+        if (inside && depth == level + 1) whole = t !~ /^[ \t]*(location|if)[ \t(]/ || t ~ /^[ \t]*location[ \t]+[\/][ \t]*[{]/
+        if (inside && whole && target(t)) to[blocks] = target(t)
         opened = gsub(/[{]/, "{", t); depth += opened; if (inside && opened) entered = 1
         depth -= gsub(/[}]/, "}", t)
         if (!inside) continue
@@ -359,17 +389,26 @@ without() {
         if (line[i] ~ /return[ \t]+404;[ \t]*# managed by Certbot/) redirects[blocks] = 1
         if (entered && depth <= level) { last[blocks] = i; inside = 0 }
       }
+      for (b = 1; b <= blocks; b++) if (uses[b]) all = all names(b)
       for (b = 1; b <= blocks; b++) if (uses[b]) {
-        kept = 0
+        kept = 0; own = names(b)
         for (i = first[b]; i <= last[b]; i++) {
           if (line[i] ~ /^[ \t]*[}][ \t]*# managed by Certbot/) for (j = i; j > first[b]; j--) { gone[j] = 1; if (line[j] ~ /^[ \t]*if[ \t]*[(]/) break }
           if (line[i] ~ /# managed by Certbot[ \t]*$/) gone[i] = 1
           if (code(i) ~ /^[ \t]*ssl_(trusted_)?certificate(_key)?[ \t]/ && index(code(i), lineage)) gone[i] = 1
           if (code(i) ~ /^[ \t]*listen[ \t].*[ \t](ssl|quic)([ \t;]|$)/) gone[i] = 1
+          if (code(i) ~ /^[ \t]*if[ \t]*[(][ \t]*[$](scheme|https|server_port)/ && (target(code(i)) || target(code(i + 1)))) # by hand, as certbot does
+            for (j = i; j < last[b]; j++) { gone[j] = 1; if (code(j) ~ /[}]/) break }
           if (!gone[i] && code(i) ~ /^[ \t]*listen[ \t]/) kept = 1
+          if (!gone[i] && (x = target(code(i))) && !index(own, " " x " ") && index(all, " " x " ")) sub(/https:/, "http:", line[i])
         }
-        for (r = 1; r <= blocks; r++) if (redirects[r] && !uses[r] && within(names(first[r], last[r]), names(first[b], last[b])))
-          for (i = first[r]; i <= last[r]; i++) { gone[i] = 1; if (!kept && code(i) ~ /^[ \t]*listen[ \t]/) back[b] = back[b] line[i] "\n" }
+        for (r = 1; r <= blocks; r++) {
+          mine = redirects[r] ? common(names(r), own, 1) : !kept && to[r] && common(names(r), all, 1) && common(names(r), own, 0) && (to[r] == "=" || index(all, " " to[r] " "))
+          if (mine && !uses[r]) for (i = first[r]; i <= last[r]; i++) {
+            gone[i] = 1; x = code(i); gsub(/[ \t]+/, " ", x)
+            if (!kept && x ~ /^ ?listen / && !given[b, x]++) back[b] = back[b] line[i] "\n"
+          }
+        }
       }
       for (i = 1; i <= NR; i++) {
         if (!gone[i]) print line[i]
@@ -384,7 +423,11 @@ revoke() {
   pem=$LE/live/$name/cert.pem
   [ -r "$pem" ] || { fact revoked no; return 0; }
   openssl x509 -checkend 0 -noout -in "$pem" >/dev/null 2>&1 || { fact revoked expired; return 0; }
-  if in_certbot revoke -n --cert-name "$name" --no-delete-after-revoke; then fact revoked yes
+  set -- revoke -n --cert-name "$name" --no-delete-after-revoke
+  # Of several accounts certbot would ask which.
+  account=$(sed -n 's/^account *= *//p' "$LE/renewal/$name.conf" 2>/dev/null | tail -n 1)
+  ! is_word "$account" || set -- "$@" --account "$account"
+  if in_certbot "$@"; then fact revoked yes
   elif grep -qi 'already[ _]*revoked' "$tmp/out" "$tmp/err"; then fact revoked already
   else failed revoke; fi
 }
@@ -412,8 +455,8 @@ renewal() {
   done
   [ -z "$before" ] || is_number "${before%%-*}" || usage before
   certbot=$(command -v certbot) || { fact did none; finish OK; }
-  hook; [ -z "$before" ] || renew_before "${before%%-*} ${before#*-}"
-  if [ -d /run/systemd/system ]; then by_timer; else by_cron; fi
+  hook; renew_before "${before%%-*}${before:+ }${before#*-}"
+  if [ -d "$ROOT/run/systemd/system" ]; then by_timer; else by_cron; fi
   finish OK
 }
 
@@ -423,27 +466,27 @@ by_timer() {
     systemctl -q is-active "$unit" 2>/dev/null && systemctl -q is-enabled "$unit" 2>/dev/null && { say did=found "renews=$unit"; return; }
   done
   [ -z "$(cron_lines y)" ] || { say did=found "renews=$(cron_lines y)"; return; }
-  for unit; do
-    systemctl cat "$unit" >/dev/null 2>&1 && systemctl -q enable --now "$unit" >/dev/null 2>&1 && { say did=enabled "renews=$unit"; return; }
+  for unit; do # ours is written anew: a death may have left half of it
+    [ "$unit" != certpilot-renew.timer ] && systemctl cat "$unit" >/dev/null 2>&1 && systemctl -q enable --now "$unit" >/dev/null 2>&1 && { say did=enabled "renews=$unit"; return; }
   done
-  u=/etc/systemd/system/certpilot-renew
+  u=$ROOT/etc/systemd/system/certpilot-renew
   say '[Unit]' 'Description=Renew certificates that are due' '[Service]' Type=oneshot "ExecStart=$certbot -q renew --no-random-sleep-on-renew" >"$u.service" &&
     say '[Unit]' 'Description=Renew certificates that are due, twice a day' '[Timer]' 'OnCalendar=*-*-* 00,12:00:00' RandomizedDelaySec=12h Persistent=true '[Install]' WantedBy=timers.target >"$u.timer" &&
-    systemctl daemon-reload && systemctl -q enable --now certpilot-renew.timer >/dev/null 2>&1 && say did=installed renews=certpilot-renew.timer || say did=none
+    chmod 644 "$u.service" "$u.timer" && systemctl daemon-reload && systemctl -q enable --now certpilot-renew.timer >/dev/null 2>&1 && say did=installed renews=certpilot-renew.timer || say did=none
 }
 
 cron_lines() { # the first crontab whose line renews here; $1 = y under systemd, where Debian's own line does nothing
   set +f
-  grep -s '^[^#].*certbot.*renew' /etc/crontab /etc/cron.d/* /etc/cron.daily/* /var/spool/cron/crontabs/root /var/spool/cron/root |
-    { [ "$1" = y ] && grep -v '! *-d */run/systemd/system' || cat; } | sed 's/:.*//;1q'; set -f
+  grep -s '^[^#]*certbot.*renew' "$ROOT"/etc/crontab "$ROOT"/etc/cron.d/* "$ROOT"/etc/cron.daily/* "$ROOT"/var/spool/cron/crontabs/root "$ROOT"/var/spool/cron/root |
+    { [ "$1" = y ] && grep -v '! *-d */run/systemd/system' || cat; } | { [ -x /usr/bin/certbot ] && cat || grep -v 'test -x /usr/bin/certbot'; } | sed 's/:.*//;1q'; set -f
 }
 
 by_cron() {
   pgrep -x 'cron|crond|busybox|dcron|fcron' >/dev/null 2>&1 || say cron=off
   f=$(cron_lines n)
   [ -z "$f" ] || { say did=found "renews=$f"; return; }
-  [ -d /etc/cron.d ] || { say did=none; return; }
-  f=/etc/cron.d/certpilot-renew n=$(hostname | cksum | cut -d' ' -f1)
+  [ -d "$ROOT/etc/cron.d" ] || { say did=none; return; }
+  f=$ROOT/etc/cron.d/certpilot-renew n=$(hostname | cksum | cut -d' ' -f1)
   # At a minute of this server's own: all servers of the world must not ask the CA in the same one.
   say '# certpilot: renew certificates that are due' 'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin' \
     "$((n % 60)) $((n / 60 % 12)),$((n / 60 % 12 + 12)) * * * root $certbot -q renew --no-random-sleep-on-renew" >"$f.new" &&
@@ -453,16 +496,19 @@ by_cron() {
 # nginx shows a renewed certificate only after a reload, whatever authenticator and installer the renewal file names.
 hook() {
   h=$LE/renewal-hooks/deploy/certpilot-reload-nginx
-  say '#!/bin/sh' '# certpilot: nginx shows a renewed certificate only after a reload' 'nginx -t -q 2>/dev/null && nginx -s reload' >"$H/hook.new" || return
+  say '#!/bin/sh' '# certpilot: nginx shows a renewed certificate only after a reload' 'PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin' 'nginx -t -q 2>/dev/null && nginx -s reload' >"$H/hook.new" || return
   cmp -s "$H/hook.new" "$h" || { mkdir -p "${h%/*}" && chmod 755 "$H/hook.new" && cp -p "$H/hook.new" "$h.new" && mv "$h.new" "$h"; }
   rm -f "$H/hook.new"
 }
 
 # certbot up to 4.0.0 takes 30 days for the renewal time of every certificate, and so a 10-day one for due at every run.
+# No value: the lifetime is a long one (again), and a time that suits a short one goes.
 renew_before() {
   f=$LE/renewal/$name.conf
   [ -s "$f" ] || return 0
   cp -p "$f" "$f.new" && awk -v value="$1" '
+    BEGIN { day["days"] = 1; day["hours"] = 1 / 24; day["seconds"] = 1 / 86400; done = !value }
+    !value { if (/^renew_before_expiry *=/ && NF == 4 && $4 in day && $3 * day[$4] < 30) next; print; next }
     /^[# ]*renew_before_expiry *=/ || (/^\[/ && !done) { if (!done) print "renew_before_expiry = " value; done = 1 }
     !/^[# ]*renew_before_expiry *=/ { print }
     END { if (!done) print "renew_before_expiry = " value }' "$f" >"$f.new" &&
@@ -513,9 +559,9 @@ listener() { # who listens on the port: names of programs, "none", or "unknown" 
 own_addresses() { hostname -I 2>/dev/null || ip -o addr show scope global | awk '{ sub("/.*", "", $4); printf "%s ", $4 }'; }
 
 timers() { set +f
-  [ ! -d /run/systemd/system ] || systemctl show certbot.timer certbot-renew.timer snap.certbot.renew.timer certbot.service \
+  [ ! -d /run/systemd/system ] || systemctl show certbot.timer certbot-renew.timer snap.certbot.renew.timer certpilot-renew.timer certbot.service certpilot-renew.service \
     -p Id,LoadState,UnitFileState,ActiveState,NextElapseUSecRealtime,LastTriggerUSec,Result,ExecMainStatus
-  grep -s '^[^#].*certbot' /etc/crontab /etc/cron.d/* /etc/cron.daily/* /var/spool/cron/crontabs/root; set -f
+  grep -s '^[^#]*certbot' /etc/crontab /etc/cron.d/* /etc/cron.daily/* /var/spool/cron/crontabs/root; set -f
 }
 
 lineage() { # NAME RENEWAL LIVE ARCHIVE: which parts of it are there; certbot keeps all of them or none
@@ -535,6 +581,13 @@ inspect() {
   say "user_id=$(id -u)" "boot_id=$(cat /proc/sys/kernel/random/boot_id)" "epoch_ms=$(date +%s%3N)"
   [ -d /run/systemd/system ] && fact systemd yes || fact systemd no
   certbot_busy && fact certbot_busy yes || fact certbot_busy no
+  # What is quick first: of a server that is slow with the rest these are known all the same.
+  find "$LE/accounts" -name regr.json 2>/dev/null | while read -r f; do # lines: CA/ID URI
+    n=${f#"$LE"/accounts/}
+    say "${n%/regr.json} $(sed -n 's/.*"uri": *"\([^"]*\)".*/\1/p' "$f")"
+  done | section accounts
+  for name; do [ ! -r "$LE/live/$name/cert.pem" ] || { fact name "$name"; cat "$LE/live/$name/cert.pem"; }; done | section certificates
+  for name; do lineage "$name"; done | section lineages
   [ -d "$LE" ] && f=$LE || f=/etc
   for n in k:disk_free_kb_ i:inode_free_; do
     # btrfs and others count no inodes and say 0 of 0: that is not a full disk
@@ -544,12 +597,6 @@ inspect() {
   say "port80_listener=$(listener 80)" "port443_listener=$(listener 443)"; fact addresses "$(own_addresses)"
   certbot_facts
   nginx_facts
-  find "$LE/accounts" -name regr.json 2>/dev/null | while read -r f; do # lines: CA/ID URI
-    n=${f#"$LE"/accounts/}
-    say "${n%/regr.json} $(sed -n 's/.*"uri": *"\([^"]*\)".*/\1/p' "$f")"
-  done | section accounts
-  for name; do [ ! -r "$LE/live/$name/cert.pem" ] || { fact name "$name"; cat "$LE/live/$name/cert.pem"; }; done | section certificates
-  for name; do lineage "$name"; done | section lineages
   timers | section timers
   section errors <"$tmp/errors"
   finish OK

@@ -23,6 +23,18 @@ class EdgeError(Exception):
         self.sent = sent
 
 
+class NoAnswerInTimeError(EdgeError):
+    """A command did not end in the time that it had; it goes on over there.
+
+    Attributes:
+        said: what it had written to its standard output by then.
+    """
+
+    def __init__(self, code: Code, message: str, *, said: bytes) -> None:
+        super().__init__(code, message, sent=True)
+        self.said = said
+
+
 class AgentBusyError(EdgeError):
     """Another command held the server's agent for 20 s: nothing was done (`AGENT_BUSY`)."""
 

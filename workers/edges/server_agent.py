@@ -9,9 +9,6 @@ import hashlib
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 from typing import TypeVar
 
 from contracts.codes import Code
@@ -20,6 +17,7 @@ from workers.edges.agent_answer import (
     AGENT_VERSION,
     Answer,
     MalformedAnswerError,
+    PlacedProbe,
     failure_code,
     look_of,
     number_of,
@@ -27,54 +25,24 @@ from workers.edges.agent_answer import (
     run_output_of,
     start_words,
 )
-from workers.edges.errors import AgentBusyError, AgentFailedError, EdgeError, RunBusyError, StaleFenceError
+from workers.edges.agent_script import INSTALL, MISSING, MISSING_STATUS, RUN, script
+from workers.edges.errors import (
+    AgentBusyError,
+    AgentFailedError,
+    EdgeError,
+    NoAnswerInTimeError,
+    RunBusyError,
+    StaleFenceError,
+)
 from workers.edges.ssh import CommandResult, SshConnection
 
 INSTALLED_SCRIPT = "/usr/local/sbin/certpilot-agent"
 _VERB_TIMEOUT_SECONDS = 45.0  # 20 of them may be spent waiting for the agent's lock
 _READING_TIMEOUT_SECONDS = 60.0  # a large nginx configuration, or several addresses that do not answer
 _MAX_EVIDENCE_LINES = 8
-_MISSING_STATUS = 90
-_MISSING = b"agent=MISSING\n"
-
-# One line each. The home is the script's own; the variable is set only where a test's sshd sets it.
-_RUN = (
-    'f=${CERTPILOT_HOME:-/var/lib/certpilot}/agent/$1.sh; [ -s "$f" ] || { echo agent=MISSING; exit 90; }; '
-    'shift; exec sh "$f" "$@"'
-)
-# Whole under its name or not there at all. Other versions stay for a month, so that two workers do not take turns.
-_INSTALL = (
-    "umask 077; d=${CERTPILOT_HOME:-/var/lib/certpilot}/agent; "
-    'mkdir -p "$d" && t=$(mktemp "$d/new.XXXXXX") || exit 1; '
-    'cat >"$t" && [ "$(sha256sum <"$t")" = "$1  -" ] && sync "$t" && mv "$t" "$d/$1.sh" || { rm -f "$t"; exit 1; }; '
-    'find "$d" -type f ! -name "$1.sh" -mtime +30 -exec rm -f {} + 2>/dev/null; :'
-)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 _T = TypeVar("_T")
-
-
-@cache
-def script() -> bytes:
-    """The agent script, as shipped with this package."""
-    return files("workers.edges").joinpath("certpilot-agent.sh").read_bytes()
-
-
-@dataclass(frozen=True, slots=True)
-class PlacedProbe:
-    """What became of the probe in one webroot.
-
-    Attributes:
-        webroot: the directory.
-        placed: the file lies there.
-        reason: placed, missing (no such directory), symlink (a link below the root), exists, or unwritable.
-        body: the file's text, another for each webroot: who fetches it sees which root was served.
-    """
-
-    webroot: str
-    placed: bool
-    reason: str
-    body: str
 
 
 class ServerAgent:
@@ -150,15 +118,24 @@ class ServerAgent:
         """Remove the directories of the attempts 1 to `attempt`, all of them closed before this claim."""
         self.ask("clean", job_id, attempt)
 
-    def probe(self, job_id: JobId, token: str, webroots: Sequence[str]) -> tuple[PlacedProbe, ...]:
+    def probe(
+        self,
+        job_id: JobId,
+        token: str,
+        webroots: Sequence[str],
+        *,
+        timeout_seconds: float = _VERB_TIMEOUT_SECONDS,
+    ) -> tuple[PlacedProbe, ...]:
         """Place `/.well-known/acme-challenge/TOKEN` in each directory; probes of older claims are taken away.
 
         Args:
             job_id: the job.
             token: 16 to 128 of `A-Za-z0-9_-`, drawn anew each time.
             webroots: absolute paths.
+            timeout_seconds: for the answer; after it the files may still be placed.
         """
-        reasons = self.ask("probe", job_id, token, *(f"webroot={root}" for root in webroots)).all("webroot")
+        words = [f"webroot={root}" for root in webroots]
+        reasons = self.ask("probe", job_id, token, *words, timeout_seconds=timeout_seconds).all("webroot")
         if len(reasons) != len(webroots):
             raise self.malformed("probe")
         return tuple(
@@ -170,9 +147,21 @@ class ServerAgent:
         """Remove the probe, and the directories that were made for it."""
         self.ask("unprobe", job_id, token)
 
-    def inspect(self, cert_names: Sequence[str] = ()) -> str:
-        """Read the facts of the server, as `parse_server_facts` takes them; nothing is changed and no fence sent."""
-        result = self._run("inspect", *cert_names, timeout_seconds=_READING_TIMEOUT_SECONDS)
+    def inspect(
+        self, cert_names: Sequence[str] = (), *, timeout_seconds: float = _READING_TIMEOUT_SECONDS
+    ) -> str:
+        """Read the facts of the server, as `parse_server_facts` takes them; nothing is changed and no fence sent.
+
+        Args:
+            cert_names: the lineages to tell about.
+            timeout_seconds: what the server had said by then is the answer, a cut one, unless it was nothing at all.
+        """
+        try:
+            result = self._run("inspect", *cert_names, timeout_seconds=timeout_seconds)
+        except NoAnswerInTimeError as error:
+            if parse_answer(error.said).version is None:
+                raise
+            return error.said.decode("utf-8", "replace")
         self._check(result, parse_answer(result.stdout))
         return result.stdout.decode("utf-8", "replace")
 
@@ -213,15 +202,15 @@ class ServerAgent:
         if self._server.username != "root":
             return self._send(["sudo", "-n", INSTALLED_SCRIPT, *words], timeout_seconds, stdin=stdin)
         digest = hashlib.sha256(script()).hexdigest()
-        argv = ["exec", "sh", "-c", _RUN, "certpilot-agent", digest, *words]
+        argv = ["exec", "sh", "-c", RUN, "certpilot-agent", digest, *words]
         result = self._send(argv, timeout_seconds, stdin=stdin)
-        if result.exit_status == _MISSING_STATUS and result.stdout.endswith(_MISSING):
+        if result.exit_status == MISSING_STATUS and result.stdout.endswith(MISSING):
             self._install(digest)
             result = self._send(argv, timeout_seconds, stdin=stdin)
         return result
 
     def _install(self, digest: str) -> None:
-        argv = ["exec", "sh", "-c", _INSTALL, "certpilot-agent", digest]
+        argv = ["exec", "sh", "-c", INSTALL, "certpilot-agent", digest]
         result = self._send(argv, _VERB_TIMEOUT_SECONDS, stdin=script())
         if result.exit_status:
             said = _evidence(result)

@@ -17,7 +17,7 @@ import paramiko
 
 from contracts.codes import Code
 from workers.core.model import Server
-from workers.edges.errors import EdgeError
+from workers.edges.errors import EdgeError, NoAnswerInTimeError
 from workers.edges.ssh_login import log_in
 
 CONNECT_TIMEOUT_SECONDS = 10.0
@@ -118,6 +118,7 @@ class SshConnection:
 
         Raises:
             EdgeError: SERVER_UNREACHABLE; `sent` tells whether the command may have run.
+            NoAnswerInTimeError: of them, where its time ran out while it ran.
         """
         deadline = time.monotonic() + timeout_seconds
         if not self._slots.acquire(timeout=timeout_seconds):
@@ -132,7 +133,8 @@ class SshConnection:
             watch.cancel()
             self._slots.release()
         if exchange.exit_status is None:
-            raise self._lost(f"gave no answer to a command within {timeout_seconds:g} s", sent=True)
+            message = self._message(f"gave no answer to a command within {timeout_seconds:.3g} s")
+            raise NoAnswerInTimeError(Code.SERVER_UNREACHABLE, message, said=exchange.said)
         if exchange.exit_status < 0:
             how = (
                 "gave no exit status: the command was killed"
@@ -177,8 +179,10 @@ class SshConnection:
             time.sleep(_ASK_AGAIN_SECONDS)
 
     def _lost(self, what: str, *, sent: bool) -> EdgeError:
-        where = f"The SSH connection to {self.server.host}:{self.server.port}"
-        return EdgeError(Code.SERVER_UNREACHABLE, f"{where} {what}.", sent=sent)
+        return EdgeError(Code.SERVER_UNREACHABLE, self._message(what), sent=sent)
+
+    def _message(self, what: str) -> str:
+        return f"The SSH connection to {self.server.host}:{self.server.port} {what}."
 
     def close(self) -> None:
         """Close the connection. Commands that wait on it fail with `sent`; what they started on the server goes on."""
@@ -251,6 +255,11 @@ class _Exchange:
         room = self._max_bytes - len(kept)
         self._truncated = self._truncated or len(chunk) > room
         kept += chunk[:room]
+
+    @property
+    def said(self) -> bytes:
+        """Standard output so far."""
+        return bytes(self._out)
 
     def result(self, exit_status: int) -> CommandResult:
         return CommandResult(exit_status, bytes(self._out), bytes(self._err), self._truncated)

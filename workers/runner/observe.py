@@ -1,8 +1,9 @@
 """Gathering what the preflight judges: the server's facts, DNS, the CA's names, and what every address serves (B.6).
 
-What does not depend on each other is asked at the same time, and all of it together ends within 3 s, whoever does not
-answer: DNS has 1.6 s (two tries), the fetching of the probe files what is left of 2.9 s and never less than 1.3 s, so
-that a lost packet does not look like a firewall. Only a server that is slow with its own facts can take longer.
+What does not depend on each other is asked at the same time, and all of it together ends within CERTPILOT_PREFLIGHT_SECONDS,
+whoever is slow: what has not been said by then is not known, and nothing that is not known blocks an order. DNS has 1.6 s (two
+tries). The fetching of the probe files has 1.3 s at the least, so that a lost packet does not look like a firewall; where the
+server's facts come too late to place files before that, the names are asked without, and certbot's nginx plugin is used.
 """
 
 import ipaddress
@@ -20,24 +21,27 @@ from workers import logs
 from workers.core.caa import ca_identities
 from workers.core.model import Server
 from workers.core.nginx_challenge import ChallengeRoot, challenge_root
-from workers.core.nginx_config import parse_nginx_config
+from workers.core.nginx_config import NginxConfig, parse_nginx_config
 from workers.core.observed import NameAnswer
 from workers.core.preflight import Observations
 from workers.core.server_facts import ServerFacts, parse_server_facts
 from workers.edges.acme_directory import fetch_caa_identities
+from workers.edges.agent_answer import PlacedProbe
 from workers.edges.dns import Resolver
-from workers.edges.errors import EdgeError
+from workers.edges.errors import AgentBusyError, EdgeError, NoAnswerInTimeError, StaleFenceError
 from workers.edges.http_probe import Prober, ProbeRequest
-from workers.edges.server_agent import PlacedProbe, ServerAgent
+from workers.edges.server_agent import ServerAgent
 from workers.runner.flights import Flight
 from workers.settings import Settings
 
 log = logs.get(__name__)
 
 DNS_SECONDS = 1.6
-ALL_SECONDS = 2.9
 LEAST_FETCH_SECONDS = 1.3
-_QUESTIONS = 2  # of one preflight, beside what it asks the server
+MOST_FETCH_SECONDS = 2.5
+_PLACING_SECONDS = 0.3
+_JUDGING_SECONDS = 0.1
+_QUESTIONS = 4  # of one preflight: DNS, the address of the server, its facts, taking the probe away
 _ASK_CA_AGAIN_SECONDS = 60.0
 
 
@@ -46,6 +50,7 @@ class _ServerSide:
     """What the server said, and when it was asked."""
 
     facts: ServerFacts
+    nginx: NginxConfig
     asked_at: datetime
     answered_at: datetime
 
@@ -87,6 +92,7 @@ class Observer:
     def __init__(self, config: Settings) -> None:
         servers = config.dns_servers
         self._resolver = Resolver(None if servers is None else [(one.host, one.port) for one in servers])
+        self._seconds = config.preflight_seconds
         self.prober = Prober(self._resolver)
         # Twice what the threads of actors and poller can ask at the same moment, for look-ups that hang.
         at_once = 2 * _QUESTIONS * 2 * config.runner_threads
@@ -97,33 +103,70 @@ class Observer:
         """Gather; nothing is spent, and nothing stays on the server."""
         agent, job = flight.agent, flight.job
         assert agent is not None
-        began = time.monotonic()
+        deadline = _Deadline(self._seconds - _JUDGING_SECONDS)
         self._ca_names.ask()
         dns = self._pool.submit(self._resolver.look_up, job.names, deadline_seconds=DNS_SECONDS)
         ssh_addresses = self._pool.submit(_addresses_of, job.server)
-        server_side = _inspect(agent, job.domain)
-        nginx = parse_nginx_config(server_side.facts.nginx_config)
-        roots = {name: challenge_root(nginx, name) for name in job.names}
+        asked = self._pool.submit(_inspect, agent, job.domain, deadline)
+        wait_for([asked], deadline.left(but=LEAST_FETCH_SECONDS + _PLACING_SECONDS))
+        early = _roots_of(asked.result(), job.names) if asked.done() else {}
         answers = dns.result()
         token = new_token()
-        with placed(agent, flight, token, roots) as (usable, bodies):
-            left = max(LEAST_FETCH_SECONDS, ALL_SECONDS - (time.monotonic() - began))
-            probes = self.prober.fetch_all(
-                _requests(job.names, answers, token, bodies), deadline_seconds=left
-            )
+        with self._placed(flight, token, early, deadline) as (usable, bodies):
+            requests = _requests(job.names, answers, token, bodies)
+            seconds = min(max(LEAST_FETCH_SECONDS, deadline.left()), MOST_FETCH_SECONDS)
+            probes = self.prober.fetch_all(requests, deadline_seconds=seconds)
+        server_side = asked.result()
         return Observations(
             names=job.names,
             facts=server_side.facts,
-            nginx=nginx,
+            nginx=server_side.nginx,
             dns=answers,
             probes=probes,
             roots=usable,
-            ssh_addresses=_soon(ssh_addresses, DNS_SECONDS - (time.monotonic() - began)),
+            ssh_addresses=_soon(ssh_addresses, deadline.left()),
             public_addresses=job.server.public_addresses,
             ca_identities=self._ca_names.known(),
             asked_at=server_side.asked_at,
             answered_at=server_side.answered_at,
         )
+
+    @contextmanager
+    def _placed(
+        self, flight: Flight, token: str, roots: Mapping[str, ChallengeRoot], deadline: "_Deadline"
+    ) -> Iterator[tuple[Mapping[str, ChallengeRoot], Mapping[str, str]]]:
+        """Put a probe file into each root while the block lasts, where the server does so in time.
+
+        Yields:
+            The roots into which a file could be put, and the file's text by name.
+        """
+        agent = flight.agent
+        assert agent is not None
+        # A path with control characters is refused by the script, as every such argument is.
+        paths = sorted(
+            {root.path for root in roots.values() if root.path is not None and root.path.isprintable()}
+        )
+        files = _place(agent, flight, token, paths, deadline.left(but=LEAST_FETCH_SECONDS)) if paths else ()
+        body_of = {probe.webroot: probe.body for probe in files if probe.placed}
+        usable = {name: root for name, root in roots.items() if root.path is None or root.path in body_of}
+        try:
+            yield usable, {name: body_of[root.path] for name, root in usable.items() if root.path is not None}
+        finally:
+            if paths:
+                wait_for(
+                    [self._pool.submit(_remove, agent, flight, token)], deadline.left() + _JUDGING_SECONDS
+                )
+
+
+class _Deadline:
+    """By when all of it has to be known."""
+
+    def __init__(self, seconds: float) -> None:
+        self._at = time.monotonic() + seconds
+
+    def left(self, *, but: float = 0.0) -> float:
+        """Seconds until then, less those that are kept for something else; never below zero."""
+        return max(0.0, self._at - but - time.monotonic())
 
 
 def new_token() -> str:
@@ -131,44 +174,37 @@ def new_token() -> str:
     return f"certpilot-probe-{secrets.token_urlsafe(24)}"
 
 
-@contextmanager
-def placed(
-    agent: ServerAgent, flight: Flight, token: str, roots: Mapping[str, ChallengeRoot]
-) -> Iterator[tuple[Mapping[str, ChallengeRoot], Mapping[str, str]]]:
-    """Put a probe file into each root while the block lasts.
+def _roots_of(server_side: _ServerSide, names: Sequence[str]) -> Mapping[str, ChallengeRoot]:
+    return {name: challenge_root(server_side.nginx, name) for name in names}
 
-    Yields:
-        The roots into which a file could be put, and the file's text by name.
-    """
-    # A path with control characters is refused by the script, as every such argument is.
-    paths = sorted(
-        {root.path for root in roots.values() if root.path is not None and root.path.isprintable()}
-    )
-    files: Sequence[PlacedProbe] = agent.probe(flight.job_id, token, paths) if paths else ()
-    body_of = {probe.webroot: probe.body for probe in files if probe.placed}
+
+def _place(
+    agent: ServerAgent, flight: Flight, token: str, paths: Sequence[str], seconds: float
+) -> Sequence[PlacedProbe]:
+    """Ask the server to place the files; none where it does not say so in time, or another command holds its script."""
+    try:
+        files = agent.probe(flight.job_id, token, paths, timeout_seconds=max(seconds, _PLACING_SECONDS))
+    except (NoAnswerInTimeError, AgentBusyError) as error:
+        log.info("probe.not_placed", job=flight.job_id, reason=error.message)
+        return ()
     for probe in files:
         if not probe.placed:
             log.info("probe.not_placed", job=flight.job_id, webroot=probe.webroot, reason=probe.reason)
-    usable = {name: root for name, root in roots.items() if root.path is None or root.path in body_of}
-    try:
-        yield usable, {name: body_of[root.path] for name, root in usable.items() if root.path is not None}
-    finally:
-        if paths:
-            _remove(agent, flight, token)
+    return files
 
 
 def _remove(agent: ServerAgent, flight: Flight, token: str) -> None:
     try:
         agent.unprobe(flight.job_id, token)
-    except EdgeError as error:
+    except (EdgeError, StaleFenceError) as error:
         # The next probe of any job takes it away.
-        log.warning("probe.not_removed", job=flight.job_id, reason=error.message)
+        log.warning("probe.not_removed", job=flight.job_id, reason=str(error))
 
 
-def _inspect(agent: ServerAgent, cert_name: str) -> _ServerSide:
+def _inspect(agent: ServerAgent, cert_name: str, deadline: _Deadline) -> _ServerSide:
     asked_at = datetime.now(UTC)
-    text = agent.inspect([cert_name])
-    return _ServerSide(parse_server_facts(text), asked_at, datetime.now(UTC))
+    facts = parse_server_facts(agent.inspect([cert_name], timeout_seconds=deadline.left()))
+    return _ServerSide(facts, parse_nginx_config(facts.nginx_config), asked_at, datetime.now(UTC))
 
 
 def _requests(
