@@ -293,6 +293,24 @@ TROUBLES = (
         removed("/etc/letsencrypt/archive/DOMAIN"),
         says=("/etc/letsencrypt/archive/{domain} is there",), own_server=True,
     ),
+    Trouble(
+        # certbot asks for its 50 MB and gets less, as on a server whose other programs have taken the memory.
+        "there is not enough memory for certbot", Code.OUT_OF_MEMORY,
+        written(f"{PYTHON}/small.pth", "import resource; resource.setrlimit(resource.RLIMIT_AS, (36 << 20, 36 << 20))\n"),
+        removed(f"{PYTHON}/small.pth"), attempts=1, own_server=True,
+    ),
+    Trouble(
+        "the site's block has a directive that certbot's own contradicts", Code.INSTALL_FAILED,
+        shell(f"cp {PYTHON}/certbot/ssl-dhparams.pem /etc/ssl/own.pem;"
+              ' sed -i "0,/server_name/s|server_name|ssl_dhparam /etc/ssl/own.pem; server_name|" "/etc/nginx/sites-available/$1"; nginx -s reload'),
+        shell('sed -i "s|ssl_dhparam /etc/ssl/own.pem; ||" "/etc/nginx/sites-available/$1"; nginx -s reload'),
+        attempts=1, orders=1, own_server=True,
+    ),
+    Trouble(
+        "the whole server has another size for certbot's cache of sessions", Code.NGINX_CONFIG_BROKEN,
+        written("/etc/nginx/conf.d/cache.conf", "ssl_session_cache shared:le_nginx_SSL:20m;\n"),
+        removed("/etc/nginx/conf.d/cache.conf"), attempts=1, orders=1, own_server=True,
+    ),
 )  # fmt: skip
 
 
