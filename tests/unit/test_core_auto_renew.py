@@ -65,6 +65,15 @@ def check(timers: str, *, systemd: bool | None = True) -> CheckResult:
             Verdict.FAIL, Code.AUTO_RENEW_FAILING, "The last run of certbot.service failed (exit-code, exit status 1)",
             id="last run failed",
         ),
+        pytest.param(
+            f"{NO_TIMERS}\n{unit('certpilot-renew.timer')}\n{SERVICE}", True, Verdict.PASS, None,
+            "certpilot-renew.timer is on.", id="the timer that certpilot installs",
+        ),
+        pytest.param(
+            f"{unit('certpilot-renew.timer')}\n{SERVICE}\n"
+            f"{unit('certpilot-renew.service', active='failed', Result='exit-code', ExecMainStatus='1')}", True,
+            Verdict.FAIL, Code.AUTO_RENEW_FAILING, "The last run of certpilot-renew.service failed", id="its last run failed",
+        ),
         pytest.param("/etc/cron.d/x:1 1 * * * root certbot certificates", False, Verdict.FAIL, Code.AUTO_RENEW_MISSING,
                      "Nothing on the server renews", id="a cron job that does not renew"),
     ],

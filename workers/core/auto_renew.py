@@ -1,7 +1,7 @@
 """Whether a server renews its certificates by itself: certbot's timers and cron jobs, as its script shows them.
 
-The text is `systemctl show` of the timers that distributions, snap and Fedora bring, and of certbot's service, followed
-by the lines of crontabs that name certbot (`timers` in workers/edges/certpilot-agent.sh).
+The text is `systemctl show` of the timers that distributions, snap, Fedora and certpilot bring, and of their services,
+followed by the lines of crontabs that name certbot (`timers` in workers/edges/certpilot-agent.sh).
 """
 
 import re
@@ -21,8 +21,8 @@ _RENEWS = re.compile(r"certbot\b.*\brenew\b")
 def check_auto_renew(o: Observations) -> CheckResult:
     """A timer or a cron job of certbot's is switched on, and its last run did not fail."""
     units = list(_units(o.facts.timers))
-    service = next((unit for unit in units if unit["Id"].endswith(".service")), None)
-    if service is not None and service.get("Result", "success") != "success":
+    service = next((unit for unit in units if _has_failed(unit)), None)
+    if service is not None:
         status = service.get("ExecMainStatus", "")
         message = f"The last run of {service['Id']} failed ({service['Result']}, exit status {status}). Run certbot renew --dry-run there to see why."
         return failed(_CHECK, Code.AUTO_RENEW_FAILING, message)
@@ -58,6 +58,10 @@ def _of_timer(running: list[Mapping[str, str]]) -> CheckResult:
     return unsure(
         _CHECK, f"{name} is on, but not enabled: after a reboot nothing renews. Run systemctl enable {name}."
     )
+
+
+def _has_failed(unit: Mapping[str, str]) -> bool:
+    return unit["Id"].endswith(".service") and unit.get("Result", "success") != "success"
 
 
 def _is_asleep(unit: Mapping[str, str]) -> bool:

@@ -451,9 +451,9 @@ renewal() {
   [ $# -ge 1 ] && is_host "$1" || usage name
   name=$1 before=''; shift
   for word; do
-    case $word in before=*[!0-9a-z-]*) usage before ;; before=*-days | before=*-hours | before=*-seconds) before=${word#*=} ;; *) usage 'a word of renewal' ;; esac
+    case $word in before=*) before=${word#*=} ;; *) usage 'a word of renewal' ;; esac
+    case ${before#*-} in days | hours | seconds) is_number "${before%%-*}" ;; *) false ;; esac || usage before
   done
-  [ -z "$before" ] || is_number "${before%%-*}" || usage before
   certbot=$(command -v certbot) || { fact did none; finish OK; }
   hook; renew_before "${before%%-*}${before:+ }${before#*-}"
   if [ -d "$ROOT/run/systemd/system" ]; then by_timer; else by_cron; fi
