@@ -280,12 +280,12 @@ def lock_expired(conn: Connection, limit: int) -> list[str]:
     return [row[0] for row in rows]
 
 
-def sharing_lineage(conn: Connection, site_id: str, domain: str, server: Server) -> str | None:
-    """Another site that has its certificate from the same lineage: the same domain on the same server; None: none."""
+def sharing_lineage(conn: Connection, domain: str, server: Server, *, but: str | None) -> str | None:
+    """A site, but for this one, that has its certificate from the lineage of the domain on the server; None: no site."""
     row = conn.execute(
-        "select site_id from site where server_host = %s and server_port = %s and domain = %s and site_id <> %s"
+        "select site_id from site where server_host = %s and server_port = %s and domain = %s and site_id is distinct from %s"
         " and ssl_status in ('active', 'pending') limit 1",
-        (server.host, server.port, domain, site_id),
+        (server.host, server.port, domain, but),
     ).fetchone()
     return None if row is None else row[0]
 

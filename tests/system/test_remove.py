@@ -2,6 +2,7 @@
 
 import socket
 import ssl
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +12,7 @@ from deploy.lab.postgres import PostgresServer
 from deploy.lab.rabbitmq import RabbitNode
 from tests.conftest import TEMPLATE
 from tests.support.installation import (
+    CERTPILOT,
     ROLES,
     DemoSite,
     Event,
@@ -232,3 +234,39 @@ def test_broken_configuration_is_left_as_it_is_and_the_removal_goes_on_once_it_i
     certpilot.wait_for_event(site, "none", after=waiting.sequence)
     assert lineage_files(site) == ""
     assert changes(certpilot.settled_feed(site), told) == [("active", "none")]
+
+
+def test_site_that_is_back_before_its_old_lineage_was_cleaned_up_keeps_it(
+    lab: Lab, certpilot: Installation
+) -> None:
+    site = new_site(lab)
+    told = issue(certpilot, site)
+    old, other = site.server, next(server for server in lab.servers if server.host != site.server.host)
+    other.add_site(site.domain)
+    lab.point(site.domain, to=other)
+    command(certpilot, "pause", "--server", old.host)
+    moved = DemoSite(site.site_id, site.domain, (), other)
+    certpilot.issue(moved)
+    certpilot.wait_until_active(moved, after=told)
+
+    told = certpilot.sequence(site)
+    lab.point(site.domain, to=old)
+    certpilot.issue(site)
+    certpilot.wait_for_event(site, "pending", after=told)
+    command(certpilot, "resume", "--server", old.host)
+
+    certpilot.wait_until_active(site, after=told)
+    until(
+        lambda: [event for event in certpilot.feed(site) if f"stays on {old.host}" in event.title],
+        what="the end of the cleanup",
+        seconds=30,
+    )
+    assert answers_https(site)
+    assert lineage_files(site) != ""
+    assert certpilot.view(site)["ssl_status"] == "active"
+    assert len(orders_of(lab, site)) == 2
+
+
+def command(certpilot: Installation, *words: str) -> None:
+    run = [CERTPILOT, *words]
+    subprocess.run(run, env=certpilot.environment(), check=True, capture_output=True, timeout=30)

@@ -21,7 +21,7 @@ from workers.cli.output import Column
 from workers.cli.publish import SOURCE
 from workers.cli.waiting import publish_confirmed
 from workers.core.certificate import covers
-from workers.core.model import Fence, Server
+from workers.core.model import Certificate, Fence, Server
 from workers.edges.outgoing import OutgoingMessage
 from workers.edges.server_agent import ServerAgent
 from workers.edges.server_upkeep import Lineage, read_lineages
@@ -91,7 +91,7 @@ def decide(lineage: Lineage, sites: Sequence[SiteThere], now: datetime) -> Adopt
     if certificate is None:
         why = "its certificate cannot be read"
     elif site is None:
-        why = "no site on this server has it as its domain"
+        why = _of_another_name(lineage.name, certificate, sites)
     elif site.ssl_status == "active":
         why = "it is the site's already"
     elif now >= certificate.not_after:
@@ -108,6 +108,20 @@ def decide(lineage: Lineage, sites: Sequence[SiteThere], now: datetime) -> Adopt
         site_id=site.site_id if site else None,
         adopted=why == "taken over",
         why=why,
+    )
+
+
+def _of_another_name(lineage: str, certificate: Certificate, sites: Sequence[SiteThere]) -> str:
+    """Why a lineage that is no site's domain stays as it is.
+
+    A site's lineage has its domain's name: by that name it is found again, renewed and deleted, and certbot renames none.
+    """
+    there = next((site for site in sites if covers(certificate, [site.domain, *site.aliases])), None)
+    if there is None:
+        return "no site on this server has it as its domain"
+    return (
+        f"it would do for site {there.site_id}, but is not named {there.domain}, and certbot renames none: issue the"
+        f" site, then certbot delete --cert-name {lineage}"
     )
 
 

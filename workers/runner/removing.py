@@ -8,7 +8,7 @@ from contracts.codes import Code
 from contracts.titles import REMOVAL
 from db import claims, sites
 from db.pool import OperationalError, Pool, transaction
-from workers.core.model import Problem
+from workers.core.model import JobKind, Problem
 from workers.core.reading import read_run
 from workers.edges.server_upkeep import RemovalReport, remove_lineage
 from workers.edges.short_retry import with_short_retry
@@ -49,8 +49,10 @@ class Removing:
         if job.superseded_by is not None or job.cancel_requested:
             self._endings.unwanted(flight)
             return False
+        # A site that has left the server may be back, before its old lineage there was cleaned up.
+        gives_up = job.site_id if job.kind is JobKind.REMOVE else None
         with transaction(self._pool) as conn:
-            shared_with = sites.sharing_lineage(conn, job.site_id, job.domain, job.server)
+            shared_with = sites.sharing_lineage(conn, job.domain, job.server, but=gives_up)
         if shared_with is not None:
             self._done(
                 flight, f"{REMOVAL}the certificate stays on {job.server.host}: site {shared_with} uses it."
