@@ -195,6 +195,36 @@ SHAPES = {
     }
     """,
     ),
+    "rewritten by hand": (
+        """\
+    server {
+        listen 8080;
+        server_name www.a.test;
+        rewrite ^/(.*)$ https://a.test/$1 permanent;
+    }
+    server {
+        listen 8080;
+        listen 8443 ssl; # managed by Certbot
+        ssl_certificate LIVE/fullchain.pem;
+        ssl_certificate_key LIVE/privkey.pem;
+        server_name a.test;
+        if ($scheme != "https") { return 301 https://a.test$request_uri; }
+        location /x { return 301 https://$host/y; }
+    }
+    """,
+        """\
+    server {
+        listen 8080;
+        server_name www.a.test;
+        rewrite ^/(.*)$ http://a.test/$1 permanent;
+    }
+    server {
+        listen 8080;
+        server_name a.test;
+        location /x { return 301 https://$host/y; }
+    }
+    """,
+    ),
     "others in the file": (
         """\
     server {

@@ -370,8 +370,8 @@ without() {
       n = split(few, part, " "); for (i = 1; i <= n; i++) if (index(many, " " part[i] " ")) hits++
       return hits > 0 && (!every || hits == n)
     }
-    function target(t) { # of `return 301 https://…`: a name, or "=" for whatever was asked for
-      if (!match(t, /return[ \t]+30[1278][ \t]+["]?https:[\/][\/]/)) return ""
+    function target(t) { # of `return 301 https://…` or `rewrite ^ https://…`: a name, or "=" for whatever was asked for
+      if (!match(t, /(return[ \t]+30[1278]|rewrite[ \t]+[(.*)$^\/]+)[ \t]+["]?https:[\/][\/]/)) return ""
       t = substr(t, RSTART + RLENGTH); if (t ~ /^[$](host|http_host|server_name)/) return "="
       sub(/[^A-Za-z0-9.-].*/, "", t); return t
     }
@@ -379,7 +379,7 @@ without() {
     END {
       for (i = 1; i <= NR; i++) {
         t = code(i)
-        if (!inside && t ~ /^[ \t]*server[ \t]*[{]?[ \t]*$/) { blocks++; first[blocks] = i; inside = 1; level = depth; entered = 0 }
+        if (!inside && t ~ /^[ \t]*server[ \t]*[{]?[ \t]*$/) { blocks++; first[blocks] = i; inside = 1; level = depth + 0; entered = 0 }
         if (inside && depth == level + 1) whole = t !~ /^[ \t]*(location|if)[ \t(]/ || t ~ /^[ \t]*location[ \t]+[\/][ \t]*[{]/
         if (inside && whole && target(t)) to[blocks] = target(t)
         opened = gsub(/[{]/, "{", t); depth += opened; if (inside && opened) entered = 1
@@ -400,7 +400,6 @@ without() {
           if (code(i) ~ /^[ \t]*if[ \t]*[(][ \t]*[$](scheme|https|server_port)/ && (target(code(i)) || target(code(i + 1)))) # by hand, as certbot does
             for (j = i; j < last[b]; j++) { gone[j] = 1; if (code(j) ~ /[}]/) break }
           if (!gone[i] && code(i) ~ /^[ \t]*listen[ \t]/) kept = 1
-          if (!gone[i] && (x = target(code(i))) && !index(own, " " x " ") && index(all, " " x " ")) sub(/https:/, "http:", line[i])
         }
         for (r = 1; r <= blocks; r++) {
           mine = redirects[r] ? common(names(r), own, 1) : !kept && to[r] && common(names(r), all, 1) && common(names(r), own, 0) && (to[r] == "=" || index(all, " " to[r] " "))
@@ -409,6 +408,10 @@ without() {
             if (!kept && x ~ /^ ?listen / && !given[b, x]++) back[b] = back[b] line[i] "\n"
           }
         }
+      }
+      for (b = 1; b <= blocks; b++) { # whoever sends visitors to one of these names sends them to HTTP
+        own = names(b)
+        for (i = first[b]; i <= last[b]; i++) if ((x = target(code(i))) && !index(own, " " x " ") && index(all, " " x " ")) sub(/https:/, "http:", line[i])
       }
       for (i = 1; i <= NR; i++) {
         if (!gone[i]) print line[i]
