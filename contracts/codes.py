@@ -19,7 +19,7 @@ class Mender(StrEnum):
 
 
 class Policy(StrEnum):
-    """What certpilot does by itself after this code. The schedules are in `workers.core.retry`."""
+    """What certpilot does by itself after this code. The schedules are in `workers.core.deciding.retry`."""
 
     REJECT = "reject"  # one event, no job
     SET_ASIDE = "set_aside"  # dead letter, no job

@@ -6,7 +6,7 @@ from datetime import date
 from psycopg.rows import class_row
 
 from db.pool import Connection
-from workers.core.forecast import Busiest, Group
+from workers.core.lifetime.forecast import Busiest, Group
 
 _RENEWED = "ssl_expiry is not null and (ssl_status = 'active' or renewal_due_at is not null)"
 _MAPPED = (

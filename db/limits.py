@@ -1,6 +1,6 @@
 """Tables limit_bucket and limit_wait: the ledger of the CA's limits (DESIGN B.7).
 
-The arithmetic is that of `workers.core.limits` and `workers.core.waiting_line`; tests hold them against each other.
+The arithmetic is that of `workers.core.limits.buckets` and `workers.core.limits.waiting_line`; tests hold them against each other.
 
 Within one transaction the buckets of a job are locked by one call each of `reserve`, `settle`, `spend` or `lines`, in
 the order of their keys; a second call locks what the first one has locked, or what nobody but the holder of the job's
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from db.pool import Connection
-from workers.core.limits import Bucket
+from workers.core.limits.buckets import Bucket
+from workers.core.limits.waiting_line import PLACE_KEPT
 from workers.core.model import JobId
-from workers.core.waiting_line import PLACE_KEPT
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ def believe_refusal(
         conn: the transaction that has ended the refused order's own reservation.
         refused: what was refused.
         retry_at: the CA's time, UTC.
-        reserved_are_counted: that time has our other orders under way in it (`core.limits.refused_until`).
+        reserved_are_counted: that time has our other orders under way in it (`core.limits.buckets.refused_until`).
     """
     tat = retry_at + refused.burst - refused.emission * refused.cost
     conn.execute(

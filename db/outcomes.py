@@ -15,7 +15,7 @@ from contracts.codes import Code
 from db import claims
 from db.claims import ClaimLostError, HeldJob
 from db.pool import Connection
-from workers.core.ca_costs import OrderFate
+from workers.core.limits.costs import OrderFate
 from workers.core.model import JobState
 
 

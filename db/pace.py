@@ -18,7 +18,7 @@ class Pace:
 
     Attributes:
         per_hour: renewals an hour.
-        paced_until: as `core.pacing` has it, UTC.
+        paced_until: as `core.lifetime.pacing` has it, UTC.
         is_old: it has to be measured anew.
         now: by the schedule's clock, UTC.
     """

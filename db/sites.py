@@ -10,8 +10,8 @@ from psycopg.rows import class_row, dict_row
 
 from contracts.codes import Code
 from db.pool import Connection
+from workers.core.lifetime.watch import Schedule
 from workers.core.model import Certificate, JobId, JobKind, JobState, LiveJob, Server, Site, SslStatus
-from workers.core.watch import Schedule
 
 _LOCK_TRIES = 5
 

@@ -16,7 +16,7 @@ from contracts.asyncapi import asyncapi_document
 from contracts.catalogue import CATALOGUE, CodeEntry
 from contracts.codes import Mender, Policy
 from contracts.schema import schema_documents
-from workers.core.lifecycle import render_markdown
+from workers.core.deciding.lifecycle import render_markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -116,7 +116,7 @@ def test_command_line_works_from_an_installed_wheel(tmp_path: Path) -> None:
     # The dependencies come from this environment, our own packages only from the wheel.
     here = next(Path(path) for path in sys.path if path.endswith("site-packages"))
     (site_packages / "dependencies.pth").write_text(f"{here}\n")
-    program = "import db.migrate as m, workers.edges.server_agent as a; print(len(m.known_migrations()), len(a.script()) > 1000)"
+    program = "import db.migrate as m, workers.edges.server.agent as a; print(len(m.known_migrations()), len(a.script()) > 1000)"
     done = subprocess.run(
         [tmp_path / "venv/bin/python", "-c", program],
         cwd=tmp_path,

@@ -10,7 +10,7 @@ from db import activity, pool
 from db.activity import ActivityEvent
 from db.pool import Connection, DataError, Pool, transaction
 from workers import letters, logs, metrics
-from workers.edges.delivery_stream import Delivery
+from workers.edges.amqp.delivery_stream import Delivery
 from workers.letters import Cause
 
 log = logs.get(__name__)

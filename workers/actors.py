@@ -11,7 +11,7 @@ from dramatiq.brokers.rabbitmq import RabbitmqBroker
 
 from contracts.topology import JOBS_QUEUE
 from workers.core.model import JobId
-from workers.edges.job_message import ACTOR_NAMES
+from workers.edges.amqp.job_message import ACTOR_NAMES
 from workers.runner.runner import Runner
 
 _STOP_SECONDS = 5.0

@@ -24,13 +24,13 @@ from db.pool import Connection
 from db.replays import Discarded, LetterJob
 from workers import announce
 from workers.announce import About
-from workers.core import lifecycle
-from workers.core.letter_filter import LetterFacts, LetterFilter
+from workers.core.deciding import lifecycle
+from workers.core.deciding.letter_filter import LetterFacts, LetterFilter
 from workers.core.model import JobId, SslStatus, Step
 from workers.dispatch import REOFFER_SECONDS, offer
-from workers.edges.dead_letter_queue import DeadLetterBrowser, Letter
-from workers.edges.outgoing import OutgoingMessage, PublishResult
-from workers.edges.publisher import Publisher
+from workers.edges.amqp.dead_letter_queue import DeadLetterBrowser, Letter
+from workers.edges.amqp.outgoing import OutgoingMessage, PublishResult
+from workers.edges.amqp.publisher import Publisher
 
 BATCH = 100
 """Letters of one transaction, or of one window of confirms."""

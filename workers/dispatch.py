@@ -7,7 +7,7 @@ from db import outbox
 from db.jobs import Offer
 from db.outbox import Lane, OutboxMessage
 from db.pool import Connection
-from workers.edges.job_message import encode_job_message
+from workers.edges.amqp.job_message import encode_job_message
 
 REOFFER_SECONDS = 60.0
 """A queued job that nobody claimed by then is offered again: RabbitMQ may lose anything (DESIGN B.1)."""

@@ -18,10 +18,10 @@ from db.jobs import NewJob
 from db.pool import Connection, DatabaseError, OperationalError, Pool, transaction
 from workers import announce, letters, logs, metrics, removals
 from workers.announce import About
-from workers.core.admission import Admitted, Joined, Rejected, Request, admit
+from workers.core.deciding.admission import Admitted, Joined, Rejected, Request, admit
 from workers.core.model import JobId, JobKind, Problem, Server, Site, SslStatus, Step
 from workers.dispatch import REOFFER_SECONDS, offer
-from workers.edges.delivery_stream import Delivery
+from workers.edges.amqp.delivery_stream import Delivery
 from workers.edges.short_retry import with_short_retry
 from workers.letters import Cause
 

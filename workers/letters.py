@@ -13,7 +13,7 @@ from db import outbox
 from db.outbox import Lane, OutboxMessage
 from db.pool import Connection
 from workers.core.model import JobId
-from workers.edges.delivery_stream import Delivery
+from workers.edges.amqp.delivery_stream import Delivery
 
 _REASON_BYTES = MAX_LETTER_HEADERS_BYTES // 2
 """The reason is the only header that can be long; the others stay far below the other half."""

@@ -7,9 +7,9 @@ from db.jobs import NewJob, Offer
 from db.pool import Connection, Pool, transaction
 from workers import announce, logs
 from workers.announce import About
-from workers.core import pacing
+from workers.core.lifetime import pacing
+from workers.core.lifetime.own_renewal import OwnRenewal, decide_own_renewal
 from workers.core.model import JobId, JobKind, Step
-from workers.core.own_renewal import OwnRenewal, decide_own_renewal
 from workers.dispatch import REOFFER_SECONDS, offer
 
 log = logs.get(__name__)

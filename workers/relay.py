@@ -16,8 +16,8 @@ from db.listen import Listener
 from db.outbox import Lane, OutboxRow
 from db.pool import DatabaseError, OperationalError, Pool, transaction
 from workers import logs, metrics
-from workers.edges.broker import BrokerError
-from workers.edges.publisher import Batch, OutgoingMessage, Publisher, PublishResult
+from workers.edges.amqp.broker import BrokerError
+from workers.edges.amqp.publisher import Batch, OutgoingMessage, Publisher, PublishResult
 
 log = logs.get(__name__)
 

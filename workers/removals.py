@@ -10,11 +10,11 @@ from db.jobs import NewJob
 from db.pool import Connection
 from workers import announce
 from workers.announce import About
-from workers.core import lifecycle
-from workers.core.admission import Rejected
-from workers.core.lifecycle import StatusEvent
+from workers.core.deciding import lifecycle
+from workers.core.deciding.admission import Rejected
+from workers.core.deciding.lifecycle import StatusEvent
+from workers.core.deciding.removal import RemovalAdmitted, RemovedAtOnce, admit_removal
 from workers.core.model import JobId, JobKind, Problem, Server, Site, Step
-from workers.core.removal import RemovalAdmitted, RemovedAtOnce, admit_removal
 from workers.dispatch import REOFFER_SECONDS, offer
 
 _CANCELLED = f"{REMOVAL}the request for a certificate is cancelled."

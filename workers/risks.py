@@ -5,8 +5,8 @@ from db import sites
 from db.pool import Connection
 from workers import announce
 from workers.announce import About
+from workers.core.lifetime.risk import to_tell
 from workers.core.model import Problem
-from workers.core.risk import to_tell
 
 
 def found(conn: Connection, about: About, problem: Problem, *, lapsed: bool = False) -> None:

@@ -17,21 +17,30 @@ from db.pool import Connection, DatabaseError, Pool, transaction
 from db.watch import WatchedSite
 from workers import announce, logs, risks
 from workers.announce import About
-from workers.core import lifecycle
-from workers.core.ca_costs import exact_set_hash
 from workers.core.certificate import CertificateUnreadableError, certificate_from_pem
-from workers.core.cloudflare import is_cloudflare
-from workers.core.lifecycle import StatusEvent
+from workers.core.deciding import lifecycle
+from workers.core.deciding.lifecycle import StatusEvent
+from workers.core.lifetime.renewal import window_of
+from workers.core.lifetime.watch import (
+    Looked,
+    Loss,
+    Sight,
+    explain,
+    judge_public,
+    next_look_at,
+    schedule,
+    sight_of,
+)
+from workers.core.limits.costs import exact_set_hash
 from workers.core.model import Certificate, Fence, JobState, Problem, Server, SslStatus
-from workers.core.observed import Handshake
-from workers.core.renewal import window_of
-from workers.core.server_facts import parse_server_facts
-from workers.core.watch import Looked, Loss, Sight, explain, judge_public, next_look_at, schedule, sight_of
-from workers.edges.dns import Resolver
+from workers.core.preflight.cloudflare import is_cloudflare
+from workers.core.preflight.observed import Handshake
+from workers.core.preflight.server_facts import parse_server_facts
 from workers.edges.errors import EdgeError
-from workers.edges.server_agent import ServerAgent
-from workers.edges.ssh import SshConnection
-from workers.edges.tls import Target, handshake_all
+from workers.edges.server.agent import ServerAgent
+from workers.edges.server.ssh import SshConnection
+from workers.edges.web.dns import Resolver
+from workers.edges.web.tls import Target, handshake_all
 from workers.runner.wire import HTTPS_PORT, address_of
 from workers.settings import Settings
 

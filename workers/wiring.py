@@ -14,10 +14,10 @@ from contracts.topology import ACTIVITY_QUEUE, COMMANDS_QUEUE
 from db import migrate
 from db.pool import OperationalError, connect, open_pool
 from workers import activity, actors, intake, logs, metrics, settings
-from workers.edges.broker import BrokerUnavailableError, ensure_topology
-from workers.edges.consumer import consume
-from workers.edges.dramatiq_setup import build_broker, start_worker
-from workers.edges.publisher import Publisher
+from workers.edges.amqp.broker import BrokerUnavailableError, ensure_topology
+from workers.edges.amqp.consumer import consume
+from workers.edges.amqp.dramatiq_setup import build_broker, start_worker
+from workers.edges.amqp.publisher import Publisher
 from workers.relay import Relay
 from workers.runner.runner import Runner
 from workers.scheduler import Scheduler

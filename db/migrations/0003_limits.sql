@@ -1,4 +1,4 @@
--- The ledger of the CA's limits (DESIGN B.7): one row per limit and bucket, the arithmetic of workers/core/limits.py.
+-- The ledger of the CA's limits (DESIGN B.7): one row per limit and bucket, the arithmetic of workers/core/limits/buckets.py.
 -- tat is when the bucket is full again; reserved are tokens promised to orders whose fate is not known yet. A reserved
 -- token counts as if it were spent now, and moves tat when the order is settled, which is later than at the CA: a
 -- bucket that moved at the decision would refill those seconds early.
@@ -11,7 +11,7 @@ create table limit_bucket (
 );
 create index limit_bucket_idle on limit_bucket (tat) where reserved = 0;
 
--- Who waits for which bucket (workers/core/waiting_line.py): turn_at is the time promised to the job, in all of its
+-- Who waits for which bucket (workers/core/limits/waiting_line.py): turn_at is the time promised to the job, in all of its
 -- buckets the same; place is the first such promise and orders those who wait.
 create table limit_wait (
     job_id uuid not null references job,

@@ -1,7 +1,7 @@
 -- Certificates never lapse: when each site is looked at and renewed, what puts it at risk, and removals.
 
 alter table site
-    -- When certpilot renews by itself what the server has not (core.renewal.due_at), by certpilot_now().
+    -- When certpilot renews by itself what the server has not (core.lifetime.renewal.due_at), by certpilot_now().
     add column renewal_due_at timestamptz,
     -- When the watch looks next at what visitors are shown, by certpilot_now(); null: never.
     add column next_check_at timestamptz,

@@ -1,4 +1,4 @@
--- How fast certpilot begins the renewals that are due (core.pacing): one row, so that any number of schedulers keep one pace.
+-- How fast certpilot begins the renewals that are due (core.lifetime.pacing): one row, so that any number of schedulers keep one pace.
 create table renewal_pace (
     one_row boolean primary key default true check (one_row),
     -- Renewals an hour, as last measured.

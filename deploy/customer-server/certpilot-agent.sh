@@ -1,1 +1,1 @@
-../../workers/edges/certpilot-agent.sh
+../../workers/edges/server/certpilot-agent.sh

@@ -45,7 +45,7 @@ case $from in *[!A-Za-z0-9.:,/*?!-]*) die "not a list of addresses: $from" ;; es
 [ "$(id -u)" = 0 ] || die 'run this as root'
 [ -r "$keyfile" ] || die "cannot read $keyfile"
 script=$(dirname "$0")/certpilot-agent.sh
-[ -s "$script" ] || die "certpilot-agent.sh has to lie beside $0 (it is workers/edges/certpilot-agent.sh)"
+[ -s "$script" ] || die "certpilot-agent.sh has to lie beside $0 (it is workers/edges/server/certpilot-agent.sh)"
 
 # Only the type and the key are taken: options in the file would stand beside ours.
 options="restrict,command=\"/usr/bin/sudo -n $AGENT\""

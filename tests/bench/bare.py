@@ -13,7 +13,7 @@ from psycopg.types.json import Jsonb
 
 from contracts.events import read_event
 from contracts.titles import activity_title
-from workers.edges.outgoing import OutgoingMessage
+from workers.edges.amqp.outgoing import OutgoingMessage
 
 
 def publish_windowed(url: str, messages: Sequence[OutgoingMessage], *, window: int) -> float:

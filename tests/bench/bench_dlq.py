@@ -14,9 +14,9 @@ from deploy.lab.rabbitmq import RabbitNode
 from tests.bench.rows import Row
 from tests.support.commands import command
 from tests.support.installation import CERTPILOT
-from workers.edges.broker import ensure_topology
-from workers.edges.outgoing import OutgoingMessage, PublishResult
-from workers.edges.publisher import Publisher
+from workers.edges.amqp.broker import ensure_topology
+from workers.edges.amqp.outgoing import OutgoingMessage, PublishResult
+from workers.edges.amqp.publisher import Publisher
 
 LETTERS = int(os.environ.get("BENCH_DLQ_LETTERS", "100000"))
 _MOST_MEGABYTES, _MOST_SECONDS = 120, 60

@@ -12,8 +12,8 @@ from tests.bench.parts import Parts, broker_and_database, make_events, open_plai
 from tests.bench.rows import Row, alternate, median
 from tests.support.roles import running
 from workers.activity import MAX_BATCH
-from workers.edges.outgoing import OutgoingMessage
-from workers.edges.publisher import WINDOW
+from workers.edges.amqp.outgoing import OutgoingMessage
+from workers.edges.amqp.publisher import WINDOW
 
 EVENTS = 20_000
 ROUNDS = 4

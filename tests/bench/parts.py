@@ -21,8 +21,8 @@ from deploy.lab.postgres import PostgresServer
 from deploy.lab.rabbitmq import RabbitNode
 from deploy.lab.run_directory import RunDirectory
 from tests.support.installation import CERTPILOT, Installation, installed
-from workers.edges.broker import ensure_topology
-from workers.edges.outgoing import OutgoingMessage
+from workers.edges.amqp.broker import ensure_topology
+from workers.edges.amqp.outgoing import OutgoingMessage
 from workers.settings import Settings
 
 TEMPLATE = "bench_template"

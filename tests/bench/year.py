@@ -1,8 +1,8 @@
 """A fleet on a virtual clock: certificates come due, servers are off and come back, one run at a time on each server.
 
-The decisions are those of the core: when a renewal is due (`core.renewal`), how fast due ones begin (`core.pacing`), when
-an unreachable server is tried again (`core.retry`, `core.own_renewal`), what an order spends (`core.ca_costs`) and whether
-a bucket allows it (`core.limits`). What they say of equal cases is asked once and kept: 16 million renewals are played.
+The decisions are those of the core: when a renewal is due (`core.lifetime.renewal`), how fast due ones begin (`core.lifetime.pacing`), when
+an unreachable server is tried again (`core.deciding.retry`, `core.lifetime.own_renewal`), what an order spends (`core.limits.costs`) and whether
+a bucket allows it (`core.limits.buckets`). What they say of equal cases is asked once and kept: 16 million renewals are played.
 Times are seconds since 1970.
 """
 
@@ -15,15 +15,15 @@ from datetime import UTC, date, datetime, timedelta
 from itertools import count
 
 from contracts.codes import Code
-from workers.core.ca_costs import Order, PaidBy, spends_of_order
-from workers.core.ca_profiles import builtin_profiles
-from workers.core.future_lifetimes import LETS_ENCRYPT, lifetime_of
-from workers.core.limits import LimitName, spend
+from workers.core.deciding.retry import History, RetryAction, decide_retry
+from workers.core.lifetime.future_lifetimes import LETS_ENCRYPT, lifetime_of
+from workers.core.lifetime.own_renewal import OwnRenewal, decide_own_renewal
+from workers.core.lifetime.pacing import SHARE_KEPT_FREE, demand_per_hour, pace_per_hour
+from workers.core.lifetime.renewal import due_at, window_of
+from workers.core.limits.buckets import LimitName, spend
+from workers.core.limits.costs import Order, PaidBy, spends_of_order
+from workers.core.limits.profiles import builtin_profiles
 from workers.core.model import Certificate, Server, Site, SslStatus
-from workers.core.own_renewal import OwnRenewal, decide_own_renewal
-from workers.core.pacing import SHARE_KEPT_FREE, demand_per_hour, pace_per_hour
-from workers.core.renewal import due_at, window_of
-from workers.core.retry import History, RetryAction, decide_retry
 
 HOUR, DAY = 3600, 86_400
 TICK_SECONDS = 600
@@ -47,7 +47,7 @@ class Fleet:
             within the time after which they are renewed, as in a fleet that has grown for long.
         by_themselves: share of the servers whose own timer renews as soon as the window opens.
         off_for_long: servers that are off for 100 days besides, from a random day on.
-        paced: due renewals begin at the pace of `core.pacing`, not at once.
+        paced: due renewals begin at the pace of `core.lifetime.pacing`, not at once.
     """
 
     sites: int = 1_000_000

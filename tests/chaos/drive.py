@@ -27,7 +27,7 @@ from tests.chaos.operators import Operators
 from tests.chaos.roles import Fleet, Role
 from tests.support import invariants
 from tests.support.invariants import QUEUES, FenceWatch, World
-from workers.edges.broker import ensure_topology
+from workers.edges.amqp.broker import ensure_topology
 
 DATABASE = "chaos"
 _ROOT = Path(__file__).parents[2]

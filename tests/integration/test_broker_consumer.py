@@ -15,10 +15,10 @@ from contracts.topology import ACTIVITY_QUEUE, COMMANDS_QUEUE
 from deploy.lab.rabbitmq import RabbitNode
 from tests.support import amqp
 from tests.support.amqp import wait_for
-from workers.edges.broker import TopologyError, ensure_topology
-from workers.edges.consumer import Outcome, consume
-from workers.edges.delivery_stream import Delivery, DeliveryStream
-from workers.edges.publisher import OutgoingMessage, Publisher, PublishResult
+from workers.edges.amqp.broker import TopologyError, ensure_topology
+from workers.edges.amqp.consumer import Outcome, consume
+from workers.edges.amqp.delivery_stream import Delivery, DeliveryStream
+from workers.edges.amqp.publisher import OutgoingMessage, Publisher, PublishResult
 
 Handler = Callable[[Sequence[Delivery]], Sequence[Outcome] | None]
 

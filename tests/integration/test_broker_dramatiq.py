@@ -18,10 +18,10 @@ from tests.support import amqp
 from tests.support.amqp import wait_for
 from tests.support.job_worker import JobWorker, job_id, message
 from workers.core.model import JobKind
-from workers.edges.broker import ensure_topology
-from workers.edges.delivery_stream import DeliveryStream
-from workers.edges.dramatiq_setup import build_broker
-from workers.edges.job_message import (
+from workers.edges.amqp.broker import ensure_topology
+from workers.edges.amqp.delivery_stream import DeliveryStream
+from workers.edges.amqp.dramatiq_setup import build_broker
+from workers.edges.amqp.job_message import (
     JobMessage,
     MalformedJobMessageError,
     decode_job_message,
@@ -236,7 +236,7 @@ def test_other_queues_and_foreign_messages_are_refused_before_they_are_sent(url:
 
 
 def test_importing_the_setup_connects_to_nothing() -> None:
-    code = "import workers.edges.dramatiq_setup as d; d.build_broker('amqp://127.0.0.1:1/', threads=2)"
+    code = "import workers.edges.amqp.dramatiq_setup as d; d.build_broker('amqp://127.0.0.1:1/', threads=2)"
     began = time.monotonic()
     subprocess.run([sys.executable, "-c", code], check=True, timeout=20, cwd=Path(__file__).parents[2])
     assert time.monotonic() - began < 10

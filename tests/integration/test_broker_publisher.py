@@ -11,8 +11,8 @@ from contracts.topology import ACTIVITY_QUEUE, EVENTS_EXCHANGE, JOBS_QUEUE
 from deploy.lab.rabbitmq import RabbitNode
 from tests.support import amqp
 from tests.support.amqp import wait_for
-from workers.edges.broker import BrokerUnavailableError, ensure_topology
-from workers.edges.publisher import OutgoingMessage, Publisher, PublishResult
+from workers.edges.amqp.broker import BrokerUnavailableError, ensure_topology
+from workers.edges.amqp.publisher import OutgoingMessage, Publisher, PublishResult
 
 CONFIRMED, RETURNED, NACKED = PublishResult.CONFIRMED, PublishResult.RETURNED, PublishResult.NACKED
 REFUSED, UNKNOWN = PublishResult.REFUSED, PublishResult.UNKNOWN

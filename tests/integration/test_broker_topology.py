@@ -17,15 +17,15 @@ from deploy.lab.keys import make_tls_identity
 from deploy.lab.machine import free_port
 from deploy.lab.rabbitmq import RabbitNode
 from tests.support import amqp
-from workers.edges.broker import (
+from workers.edges.amqp.broker import (
     BrokerUnavailableError,
     TopologyError,
     connection_parameters,
     declare_topology,
     ensure_topology,
 )
-from workers.edges.delivery_stream import DeliveryStream
-from workers.edges.publisher import OutgoingMessage, Publisher, PublishResult
+from workers.edges.amqp.delivery_stream import DeliveryStream
+from workers.edges.amqp.publisher import OutgoingMessage, Publisher, PublishResult
 
 QUEUES = ("ssl.commands", "ssl.jobs", "ssl.activity")
 

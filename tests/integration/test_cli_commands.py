@@ -26,7 +26,7 @@ from tests.support.waiting import until
 from workers import announce
 from workers.announce import About
 from workers.core.model import Certificate, JobId, JobState, Problem, Step
-from workers.edges.broker import ensure_topology
+from workers.edges.amqp.broker import ensure_topology
 from workers.runner import outcome
 from workers.runner.outcome import End, Wait
 from workers.settings import Settings

@@ -20,8 +20,8 @@ from tests.support.loopback import make_key
 from tests.support.roles import running
 from tests.support.waiting import until
 from workers.cli.doctor_services import without_password
-from workers.edges.broker import ensure_topology
-from workers.edges.consumer import consume
+from workers.edges.amqp.broker import ensure_topology
+from workers.edges.amqp.consumer import consume
 from workers.settings import Settings
 
 NAMES = [

@@ -15,8 +15,8 @@ from db import activity, sites
 from db.pool import Connection, connect, real_now
 from tests.support.cli import HOSTILE, Cli, add_job, feed_event, without_ansi
 from tests.support.waiting import until
+from workers.core.lifetime.watch import schedule
 from workers.core.model import Certificate
-from workers.core.watch import schedule
 
 SITE_COLUMNS = [
     "site_id", "domain", "ssl_status", "ssl_expiry", "job_id", "job_state", "attempt", "retry_at", "error_code",

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.nginx import NAMES, NGINX, ROOTS, Nginx
-from workers.core.nginx_challenge import RootReason, challenge_root
-from workers.core.nginx_config import answering_server, parse_nginx_config
+from workers.core.nginx.challenge import RootReason, challenge_root
+from workers.core.nginx.config import answering_server, parse_nginx_config
 
 KNOWS_LESS = {RootReason.ALIAS, RootReason.VARIABLE_ROOT, RootReason.NO_ROOT, RootReason.REDIRECTED_AWAY}
 """Where nginx may serve the file after all: a name that only a default server answers could live anywhere."""

@@ -17,9 +17,9 @@ from db import ca_memory, claims, jobs, limits, outcomes
 from db.limits import LedgerSpend
 from db.pool import Connection, Pool, open_pool, transaction
 from tests.support.held_jobs import add_job, take
-from workers.core.limits import Bucket, Limit, LimitName, refused_until, settle
+from workers.core.limits.buckets import Bucket, Limit, LimitName, refused_until, settle
+from workers.core.limits.waiting_line import PLACE_KEPT, Line, first_turn
 from workers.core.model import JobId, JobState
-from workers.core.waiting_line import PLACE_KEPT, Line, first_turn
 
 NOW = datetime(2026, 11, 24, 10, tzinfo=UTC)
 EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
@@ -56,7 +56,7 @@ def set_clock(conn: Connection, at: datetime) -> None:
 
 
 class Model:
-    """The same ledger in memory, by `core.limits` and `core.waiting_line`."""
+    """The same ledger in memory, by `core.limits.buckets` and `core.limits.waiting_line`."""
 
     def __init__(self) -> None:
         self.buckets = {bucket: Bucket(EPOCH) for bucket in BUCKETS}

@@ -6,7 +6,7 @@ import pytest
 
 from db import pace
 from db.pool import Connection, open_pool
-from workers.core.pacing import SHARE_KEPT_FREE
+from workers.core.lifetime.pacing import SHARE_KEPT_FREE
 from workers.own_renewals import renew_due
 
 _SITES = """

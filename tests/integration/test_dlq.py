@@ -22,8 +22,8 @@ from tests.support.roles import running
 from tests.support.waiting import until
 from workers.cli.main import main
 from workers.core.model import JobId, JobState, Problem
-from workers.edges.broker import ensure_topology
-from workers.edges.dead_letter_queue import DeadLetterBrowser
+from workers.edges.amqp.broker import ensure_topology
+from workers.edges.amqp.dead_letter_queue import DeadLetterBrowser
 from workers.runner import outcome
 from workers.settings import Settings
 

@@ -22,10 +22,10 @@ from tests.support import amqp
 from tests.support.amqp import wait_for
 from tests.support.job_worker import JobWorker, PlainQuorumBroker, job_id, message
 from workers.core.model import JobKind
-from workers.edges.broker import ensure_topology
-from workers.edges.dramatiq_setup import build_broker
-from workers.edges.job_message import encode_job_message
-from workers.edges.publisher import OutgoingMessage, Publisher, PublishResult
+from workers.edges.amqp.broker import ensure_topology
+from workers.edges.amqp.dramatiq_setup import build_broker
+from workers.edges.amqp.job_message import encode_job_message
+from workers.edges.amqp.publisher import OutgoingMessage, Publisher, PublishResult
 
 PLAIN_DLQ = f"{JOBS_QUEUE}.XQ"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.authority import Authority
-from workers.edges.acme_directory import fetch_caa_identities
+from workers.edges.web.acme_directory import fetch_caa_identities
 
 
 class _Ca(HTTPServer):

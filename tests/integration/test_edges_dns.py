@@ -9,8 +9,8 @@ import dns.rcode
 import pytest
 
 from tests.support.dns_server import DnsServer, Zone
-from workers.core.observed import CaaAnswer, CaaRecord, DnsAnswer, DnsStatus
-from workers.edges.dns import Resolver
+from workers.core.preflight.observed import CaaAnswer, CaaRecord, DnsAnswer, DnsStatus
+from workers.edges.web.dns import Resolver
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ import pytest
 
 from tests.support.authority import Authority
 from tests.support.dns_server import DnsServer
-from workers.core.observed import ConnectError, Probe, ProbeError, TcpResult
-from workers.edges.dns import Resolver
-from workers.edges.http_probe import Prober, ProbeRequest, tcp_open
+from workers.core.preflight.observed import ConnectError, Probe, ProbeError, TcpResult
+from workers.edges.web.dns import Resolver
+from workers.edges.web.http_probe import Prober, ProbeRequest, tcp_open
 
 TOKEN = "probe-token-of-this-test"
 TEXT = f"{TOKEN}.1"

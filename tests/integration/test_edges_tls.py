@@ -12,8 +12,8 @@ import pytest
 
 from tests.support.authority import Authority
 from workers.core.certificate import covers
-from workers.core.observed import HandshakeError
-from workers.edges.tls import Target, handshake, handshake_all
+from workers.core.preflight.observed import HandshakeError
+from workers.edges.web.tls import Target, handshake, handshake_all
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from deploy.lab.tcp_proxy import TcpProxy
 from tests.support.amqp import channel
 from tests.support.installation import CERTPILOT
 from tests.support.waiting import until
-from workers.edges.broker import ensure_topology
+from workers.edges.amqp.broker import ensure_topology
 from workers.settings import Settings
 
 DEPLOY = Path(__file__).parents[2] / "deploy"

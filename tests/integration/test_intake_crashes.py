@@ -8,7 +8,7 @@ import pytest
 from db.pool import Connection, OperationalError, Pool
 from tests.support.commands import command
 from workers import intake
-from workers.edges.delivery_stream import Delivery, DeliveryStream
+from workers.edges.amqp.delivery_stream import Delivery, DeliveryStream
 from workers.intake import Intake
 
 

@@ -21,7 +21,7 @@ from tests.support.held_jobs import SERVER, add_job, take
 from tests.support.invariants import Command, FenceWatch, Machine, Run, World, complaints
 from workers.activity import _row
 from workers.announce import About, rejected
-from workers.core.ca_costs import OrderFate
+from workers.core.limits.costs import OrderFate
 from workers.core.model import Certificate, JobId, JobState, Problem
 from workers.runner import outcome
 from workers.runner.outcome import End

@@ -6,8 +6,8 @@ from contracts.codes import Code
 from db import reader_views, sites
 from db.pool import Connection, Pool, transaction
 from tests.support.held_jobs import SERVER, add_job, take
+from workers.core.lifetime.watch import schedule
 from workers.core.model import Certificate, JobState, Problem
-from workers.core.watch import schedule
 from workers.runner import outcome
 from workers.runner.outcome import End
 

@@ -21,7 +21,7 @@ from tests.support.commands import command, publish
 from tests.support.installation import CERTPILOT
 from tests.support.roles import running
 from tests.support.waiting import until
-from workers.edges.broker import ensure_topology
+from workers.edges.amqp.broker import ensure_topology
 from workers.settings import Settings
 
 Properties = pika.BasicProperties

@@ -14,11 +14,11 @@ from tests.support.dns_server import DnsServer, Zone
 from tests.support.nginx import NGINX, Nginx
 from tests.support.preflight import FACTS
 from workers.core.model import Authenticator
-from workers.core.nginx_challenge import challenge_root
-from workers.core.nginx_config import parse_nginx_config
-from workers.core.preflight import Observations, Preflight, judge
-from workers.edges.dns import Resolver
-from workers.edges.http_probe import Prober, ProbeRequest
+from workers.core.nginx.challenge import challenge_root
+from workers.core.nginx.config import parse_nginx_config
+from workers.core.preflight.judge import Observations, Preflight, judge
+from workers.edges.web.dns import Resolver
+from workers.edges.web.http_probe import Prober, ProbeRequest
 
 TOKEN = "certpilot-probe-of-the-chain"
 SERVERS = """

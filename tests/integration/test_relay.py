@@ -11,7 +11,7 @@ from db.pool import Connection, connect
 from tests.support.roles import running
 from tests.support.waiting import until
 from workers import relay
-from workers.edges.broker import ensure_topology
+from workers.edges.amqp.broker import ensure_topology
 from workers.settings import Settings
 
 EVENTS = 2 * relay.BATCH + 345

@@ -18,7 +18,7 @@ from tests.support.feed import feed, job_id, wait_feed
 from tests.support.roles import running
 from tests.support.waiting import until
 from workers.core.model import Certificate, JobId
-from workers.edges.broker import ensure_topology
+from workers.edges.amqp.broker import ensure_topology
 from workers.runner import outcome
 from workers.settings import Settings
 

@@ -14,7 +14,7 @@ from db import pool as pools
 from db.outcomes import ClosedAttempt
 from db.pool import Connection, Pool, transaction
 from tests.support.held_jobs import SERVER, add_job, take
-from workers.core.ca_costs import OrderFate, Spend
+from workers.core.limits.costs import OrderFate, Spend
 from workers.core.model import Certificate, JobId, Problem, Server
 from workers.runner.ending import Endings
 from workers.runner.flights import Flight

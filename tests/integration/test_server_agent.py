@@ -15,8 +15,8 @@ from tests.support.agent import SCRIPT, Agent, wait_for
 from tests.support.loopback import LoopbackSshd, proxy_to
 from workers.core.model import Authenticator, Fence, JobId, Look, RunSpec, RunState, Step
 from workers.edges.errors import AgentBusyError, AgentFailedError, EdgeError, RunBusyError, StaleFenceError
-from workers.edges.server_agent import ServerAgent
-from workers.edges.ssh import CommandResult, SshConnection
+from workers.edges.server.agent import ServerAgent
+from workers.edges.server.ssh import CommandResult, SshConnection
 
 JOB, OTHER = JobId("0b9c6a52-0000-4000-8000-000000000001"), JobId("0b9c6a52-0000-4000-8000-000000000002")
 SPEC = RunSpec("https://ca.test/dir", "ops@ca.test", "a.test", ("a.test", "www.a.test"))

@@ -19,7 +19,7 @@ from tests.support.agent import wait_for
 from tests.support.loopback import LoopbackSshd, black_hole, make_key, proxy_to
 from workers.core.model import Server
 from workers.edges.errors import EdgeError
-from workers.edges.ssh import SshConnection, _Exchange
+from workers.edges.server.ssh import SshConnection, _Exchange
 
 
 @pytest.fixture(scope="module")

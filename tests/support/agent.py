@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-SCRIPT = Path(__file__).parents[2] / "workers" / "edges" / "certpilot-agent.sh"
+SCRIPT = Path(__file__).parents[2] / "workers" / "edges" / "server" / "certpilot-agent.sh"
 STANDIN = Path(__file__).with_name("standin_certbot.py")
 WORDS = (
     "action=run",

@@ -25,9 +25,9 @@ from db.outcomes import ClosedAttempt
 from db.pool import Connection, Pool, transaction
 from deploy.lab.ca_limits import CaLimits, Figure, LimitName, Refusal, as_setting
 from tests.support.held_jobs import add_job
-from workers.core.ca_costs import OrderFate, Spend
+from workers.core.limits.costs import OrderFate, Spend
+from workers.core.limits.registered_domain import registered_domain
 from workers.core.model import Certificate, JobId, JobKind, Problem, Server
-from workers.core.registered_domain import registered_domain
 from workers.dispatch import offer
 from workers.runner.ending import Endings
 from workers.runner.flights import Flight

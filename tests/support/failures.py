@@ -117,7 +117,7 @@ class Trouble:
 
     @property
     def first_wait(self) -> tuple[timedelta, timedelta]:
-        """How long the first wait is, by the schedule of its policy (workers/core/retry.py)."""
+        """How long the first wait is, by the schedule of its policy (workers/core/deciding/retry.py)."""
         if self.waits is not None:
             return self.waits
         return {

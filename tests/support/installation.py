@@ -32,7 +32,7 @@ from deploy.lab.rabbitmq import RabbitNode
 from deploy.lab.server import CustomerServer
 from tests.support.commands import command, publish
 from tests.support.waiting import until
-from workers.edges.broker import ensure_topology
+from workers.edges.amqp.broker import ensure_topology
 from workers.settings import Settings
 
 CERTPILOT = str(Path(sys.executable).with_name("certpilot"))

@@ -21,8 +21,8 @@ from dramatiq.brokers.rabbitmq import RabbitmqBroker
 
 from contracts.topology import JOBS_QUEUE
 from workers.core.model import JobId, JobKind
-from workers.edges.dramatiq_setup import build_broker
-from workers.edges.job_message import encode_job_message
+from workers.edges.amqp.dramatiq_setup import build_broker
+from workers.edges.amqp.job_message import encode_job_message
 
 ROOT = Path(__file__).parents[2]
 

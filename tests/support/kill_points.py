@@ -12,11 +12,11 @@ from typing import Any
 import psycopg
 
 from workers import intake, logs, wiring
-from workers.edges.delivery_stream import DeliveryStream
-from workers.edges.dns import Resolver
-from workers.edges.http_probe import Prober
-from workers.edges.publisher import Publisher
-from workers.edges.ssh import SshConnection
+from workers.edges.amqp.delivery_stream import DeliveryStream
+from workers.edges.amqp.publisher import Publisher
+from workers.edges.server.ssh import SshConnection
+from workers.edges.web.dns import Resolver
+from workers.edges.web.http_probe import Prober
 from workers.runner import wire
 from workers.settings import Settings
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from workers.core.nginx_challenge import CHALLENGE_FOLDER
+from workers.core.nginx.challenge import CHALLENGE_FOLDER
 
 PATH = CHALLENGE_FOLDER + "certpilot-probe"
 NGINX = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin")

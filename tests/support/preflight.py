@@ -6,9 +6,10 @@ from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Any
 
-from workers.core.nginx_challenge import ChallengeRoot, RootReason
-from workers.core.nginx_config import parse_nginx_config
-from workers.core.observed import (
+from workers.core.nginx.challenge import ChallengeRoot, RootReason
+from workers.core.nginx.config import parse_nginx_config
+from workers.core.preflight.judge import CheckResult, Observations, Verdict, judge
+from workers.core.preflight.observed import (
     CaaAnswer,
     DnsAnswer,
     DnsStatus,
@@ -17,8 +18,7 @@ from workers.core.observed import (
     Probe,
     ProbeError,
 )
-from workers.core.preflight import CheckResult, Observations, Verdict, judge
-from workers.core.server_facts import Lineage, Part, ServerFacts
+from workers.core.preflight.server_facts import Lineage, Part, ServerFacts
 
 OWN, OWN6, ELSEWHERE, CLOUDFLARE = "192.0.2.7", "2001:db8::7", "192.0.2.99", "104.16.1.1"
 NOW = datetime(2026, 11, 24, 10, tzinfo=UTC)

@@ -16,10 +16,10 @@ from deploy.lab.lab import Lab
 from deploy.lab.server import CustomerServer
 from tests.support.agent import wait_for
 from workers.core.model import Authenticator, Fence, JobId, Look, RunSpec, RunState, Server, Step
-from workers.core.server_facts import parse_server_facts
+from workers.core.preflight.server_facts import parse_server_facts
 from workers.edges.errors import EdgeError, StaleFenceError
-from workers.edges.server_agent import ServerAgent
-from workers.edges.ssh import SshConnection
+from workers.edges.server.agent import ServerAgent
+from workers.edges.server.ssh import SshConnection
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "customer-server"
 TOKEN = "probe-token-0123456789"

@@ -38,9 +38,9 @@ from tests.support.installation import (
     new_site,
     orders_of,
 )
-from workers.core.observed import Probe
-from workers.edges.dns import Resolver
-from workers.edges.http_probe import Prober
+from workers.core.preflight.observed import Probe
+from workers.edges.web.dns import Resolver
+from workers.edges.web.http_probe import Prober
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -25,8 +25,8 @@ from tests.support.installation import DemoSite, Installation, new_site
 from tests.support.waiting import until
 from workers.core.model import Authenticator, Fence, JobId, RunSpec, Server
 from workers.edges.errors import EdgeError
-from workers.edges.server_agent import ServerAgent
-from workers.edges.ssh import SshConnection
+from workers.edges.server.agent import ServerAgent
+from workers.edges.server.ssh import SshConnection
 
 MARK = "PWNED"
 _TOUCH = f"touch /tmp/{MARK} /root/{MARK} /etc/{MARK}"

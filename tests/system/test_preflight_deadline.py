@@ -13,9 +13,9 @@ from tests.support.held_jobs import add_job, take
 from tests.support.installation import ROLES, DemoSite, Installation, new_site, orders_of
 from tests.support.roles import running
 from workers.core.model import Authenticator, Server
-from workers.core.preflight import Observations, Preflight, Verdict, judge
-from workers.edges.server_agent import ServerAgent
-from workers.edges.ssh import SshConnection
+from workers.core.preflight.judge import Observations, Preflight, Verdict, judge
+from workers.edges.server.agent import ServerAgent
+from workers.edges.server.ssh import SshConnection
 from workers.runner.flights import Flight
 from workers.runner.observe import Observer
 

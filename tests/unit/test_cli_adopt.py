@@ -8,7 +8,7 @@ import pytest
 from db.operators import SiteThere
 from workers.cli.adopt import decide
 from workers.core.model import Certificate
-from workers.edges.server_upkeep import Lineage
+from workers.edges.server.upkeep import Lineage
 
 NOW = datetime(2026, 11, 25, tzinfo=UTC)
 CERTIFICATE = Certificate(

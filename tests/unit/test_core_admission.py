@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from contracts.catalogue import CATALOGUE
 from contracts.codes import Code, Policy
-from workers.core.admission import Admitted, Joined, Rejected, Request, admit
+from workers.core.deciding.admission import Admitted, Joined, Rejected, Request, admit
 from workers.core.model import Certificate, JobId, JobKind, JobState, LiveJob, Server, Site, SslStatus
 
 NOW = datetime(2026, 11, 24, 10, tzinfo=UTC)

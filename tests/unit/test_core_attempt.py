@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from contracts.codes import Code
-from workers.core.attempt import (
+from workers.core.deciding.attempt import (
     SILENCE,
     Action,
     Cancel,
@@ -30,11 +30,11 @@ from workers.core.attempt import (
     decide_without_look,
     end_of_turn,
 )
-from workers.core.ca_costs import OrderFate
-from workers.core.goal import goal_reached, needs_force
-from workers.core.lifecycle import JobEvent
+from workers.core.deciding.goal import goal_reached, needs_force
+from workers.core.deciding.lifecycle import JobEvent
+from workers.core.deciding.retry import RetryAction
+from workers.core.limits.costs import OrderFate
 from workers.core.model import Certificate, Look, RunState
-from workers.core.retry import RetryAction
 
 NOW = datetime(2026, 11, 24, 10, tzinfo=UTC)
 OPEN, CLOSED = Turn(3, attempt_open=True), Turn(3, attempt_open=False)

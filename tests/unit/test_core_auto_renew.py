@@ -3,10 +3,10 @@
 import pytest
 
 from contracts.codes import Code
-from workers.core.auto_renew import check_auto_renew
-from workers.core.nginx_config import parse_nginx_config
-from workers.core.preflight_model import CheckResult, Observations, Verdict
-from workers.core.server_facts import ServerFacts
+from workers.core.lifetime.auto_renew import check_auto_renew
+from workers.core.nginx.config import parse_nginx_config
+from workers.core.preflight.model import CheckResult, Observations, Verdict
+from workers.core.preflight.server_facts import ServerFacts
 
 
 def unit(name: str, load: str = "loaded", file: str = "enabled", active: str = "active", **more: str) -> str:

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from workers.core.ca_costs import (
+from workers.core.limits.buckets import LimitName
+from workers.core.limits.costs import (
     Order,
     OrderFate,
     PaidBy,
@@ -17,8 +18,7 @@ from workers.core.ca_costs import (
     spends_of_order,
     spends_of_registration,
 )
-from workers.core.ca_profiles import CaLimitsError, builtin_profiles, parse_ca_limits
-from workers.core.limits import LimitName
+from workers.core.limits.profiles import CaLimitsError, builtin_profiles, parse_ca_limits
 
 NOW = datetime(2026, 11, 24, 10, tzinfo=UTC)
 PRODUCTION = "https://acme-v02.api.letsencrypt.org/directory"

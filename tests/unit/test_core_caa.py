@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.core.caa import ca_identities, judge_caa
-from workers.core.observed import CaaAnswer, CaaRecord, DnsStatus
-from workers.core.preflight_model import Verdict
+from workers.core.preflight.caa import ca_identities, judge_caa
+from workers.core.preflight.model import Verdict
+from workers.core.preflight.observed import CaaAnswer, CaaRecord, DnsStatus
 
 LE = ("letsencrypt.org",)
 ACCOUNT = "https://acme-v02.api.letsencrypt.org/acme/acct/1"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from workers.core.cloudflare import cloudflare_ranges, is_cloudflare, served_by_cloudflare
+from workers.core.preflight.cloudflare import cloudflare_ranges, is_cloudflare, served_by_cloudflare
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from datetime import date, timedelta
 import pytest
 
 from workers.cli.forecast_plot import svg_of
-from workers.core.ca_profiles import builtin_profiles
-from workers.core.forecast import Busiest, Day, Forecast, Group, forecast
-from workers.core.future_lifetimes import LETS_ENCRYPT, ca_of, lifetime_of
+from workers.core.lifetime.forecast import Busiest, Day, Forecast, Group, forecast
+from workers.core.lifetime.future_lifetimes import LETS_ENCRYPT, ca_of, lifetime_of
+from workers.core.limits.profiles import builtin_profiles
 
 TODAY = date(2027, 6, 1)
 PROFILES = {profile.name: profile for profile in builtin_profiles().by_url.values()}

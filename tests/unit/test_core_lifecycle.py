@@ -4,8 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from workers.core import lifecycle
-from workers.core.lifecycle import (
+from workers.core.deciding import lifecycle
+from workers.core.deciding.lifecycle import (
     JOB_TRANSITIONS,
     LIVE,
     STATUS_TRANSITIONS,

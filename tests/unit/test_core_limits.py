@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.core.limits import (
+from workers.core.limits.buckets import (
     Bucket,
     Limit,
     LimitName,

@@ -13,11 +13,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from contracts.catalogue import CATALOGUE
 from contracts.codes import Code, Policy
-from workers.core import attempt as acts
-from workers.core import lifecycle
-from workers.core.admission import Admitted, Joined, Rejected, Request, admit
-from workers.core.goal import goal_reached, needs_force
-from workers.core.lifecycle import LIVE, JobEvent, advance
+from workers.core.deciding import attempt as acts
+from workers.core.deciding import lifecycle
+from workers.core.deciding.admission import Admitted, Joined, Rejected, Request, admit
+from workers.core.deciding.goal import goal_reached, needs_force
+from workers.core.deciding.lifecycle import LIVE, JobEvent, advance
+from workers.core.deciding.retry import History, RetryAction, decide_retry, wait_for_ledger, with_open_attempt
 from workers.core.model import (
     Certificate,
     JobId,
@@ -30,7 +31,6 @@ from workers.core.model import (
     Site,
     SslStatus,
 )
-from workers.core.retry import History, RetryAction, decide_retry, wait_for_ledger, with_open_attempt
 
 START = datetime(2026, 11, 24, 10, tzinfo=UTC)
 LIFETIME = timedelta(days=6)

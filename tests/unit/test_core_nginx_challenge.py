@@ -3,8 +3,8 @@ tests/integration/test_core_nginx_agrees.py."""
 
 import pytest
 
-from workers.core.nginx_challenge import ChallengeRoot, RootReason, challenge_root
-from workers.core.nginx_config import parse_nginx_config
+from workers.core.nginx.challenge import ChallengeRoot, RootReason, challenge_root
+from workers.core.nginx.config import parse_nginx_config
 
 HTTPS = "server { listen 443 ssl; server_name a.example; root /srv/a; }"
 ACME = "/.well-known/acme-challenge/"

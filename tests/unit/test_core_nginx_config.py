@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.core.nginx_challenge import challenge_root
-from workers.core.nginx_config import (
+from workers.core.nginx.challenge import challenge_root
+from workers.core.nginx.config import (
     Listen,
     NginxConfig,
     ServerBlock,
@@ -18,8 +18,8 @@ from workers.core.nginx_config import (
     match_server,
     parse_nginx_config,
 )
-from workers.core.nginx_dump import parse_dump
-from workers.core.nginx_regex import search
+from workers.core.nginx.dump import parse_dump
+from workers.core.nginx.regex import search
 
 
 def config(*servers: str) -> NginxConfig:

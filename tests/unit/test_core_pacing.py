@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.core.pacing import cannot_wait, demand_per_hour, pace_per_hour, paced, room
+from workers.core.lifetime.pacing import cannot_wait, demand_per_hour, pace_per_hour, paced, room
 
 NOW = datetime(2027, 6, 1, 12, tzinfo=UTC)
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)

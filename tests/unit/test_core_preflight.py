@@ -23,15 +23,15 @@ from tests.support.preflight import (
     unsure,
 )
 from workers.core.model import Authenticator
-from workers.core.nginx_config import parse_nginx_config
-from workers.core.observed import (
+from workers.core.nginx.config import parse_nginx_config
+from workers.core.preflight.judge import CHECKS, Verdict, judge
+from workers.core.preflight.observed import (
     DnsStatus,
     NameAnswer,
     Probe,
     ProbeError,
 )
-from workers.core.preflight import CHECKS, Verdict, judge
-from workers.core.server_facts import Lineage, Part, ServerFacts
+from workers.core.preflight.server_facts import Lineage, Part, ServerFacts
 
 
 def test_where_all_is_well_every_check_passes_and_webroot_is_used() -> None:

@@ -22,7 +22,8 @@ from tests.support.preflight import (
     without_file,
 )
 from workers.core.model import Authenticator
-from workers.core.observed import (
+from workers.core.preflight.judge import Observations, Verdict, judge, judge_redirect
+from workers.core.preflight.observed import (
     CaaAnswer,
     CaaRecord,
     ConnectError,
@@ -31,8 +32,7 @@ from workers.core.observed import (
     ProbeError,
     TcpResult,
 )
-from workers.core.preflight import Observations, Verdict, judge, judge_redirect
-from workers.core.server_facts import Account
+from workers.core.preflight.server_facts import Account
 
 
 def names_of(o: Observations) -> tuple[Code | None, tuple[str, ...], str]:

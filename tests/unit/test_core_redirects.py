@@ -5,8 +5,8 @@ from types import MappingProxyType
 import pytest
 
 from contracts.codes import Code
-from workers.core.observed import Hop, Probe, ProbeError
-from workers.core.redirects import Origin, RedirectPlan, origin_of, plan_redirect
+from workers.core.preflight.observed import Hop, Probe, ProbeError
+from workers.core.preflight.redirects import Origin, RedirectPlan, origin_of, plan_redirect
 
 SHOP, WWW = "shop.example", "www.shop.example"
 PATH = "/.well-known/acme-challenge/t.d"

@@ -5,12 +5,18 @@ from datetime import UTC, datetime
 import pytest
 
 from contracts.codes import Code
-from workers.core.ca_costs import Order, OrderFate, Spend, spends_of_order, spends_of_registration
-from workers.core.ca_profiles import builtin_profiles
-from workers.core.limits import LimitName
+from workers.core.limits.buckets import LimitName
+from workers.core.limits.costs import Order, OrderFate, Spend, spends_of_order, spends_of_registration
+from workers.core.limits.profiles import builtin_profiles
+from workers.core.limits.refusal import (
+    failed_names,
+    has_registered,
+    refused_limit,
+    refused_spends,
+    unpause_link,
+)
 from workers.core.model import RunOutput
 from workers.core.reading import read_run
-from workers.core.refusal import failed_names, has_registered, refused_limit, refused_spends, unpause_link
 
 LE = builtin_profiles().of("https://acme-v02.api.letsencrypt.org/directory")
 NOW = datetime(2026, 11, 24, 10, tzinfo=UTC)

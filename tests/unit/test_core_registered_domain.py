@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from workers.core.registered_domain import registered_domain, registered_domains
+from workers.core.limits.registered_domain import registered_domain, registered_domains
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_names_of_one_registered_domain_spend_it_once() -> None:
 def test_the_list_is_not_read_at_import() -> None:
     """`certpilot --help` must not pay for it."""
     code = (
-        "import workers.core.registered_domain as r; assert r._list.cache_info().currsize == 0;"
+        "import workers.core.limits.registered_domain as r; assert r._list.cache_info().currsize == 0;"
         " r.registered_domain('a.example.com'); assert r._list.cache_info().currsize == 1"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=30)

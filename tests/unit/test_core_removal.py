@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from contracts.codes import Code
-from workers.core.admission import Rejected, Request, admit
+from workers.core.deciding.admission import Rejected, Request, admit
+from workers.core.deciding.removal import RemovalAdmitted, RemovedAtOnce, admit_removal
 from workers.core.model import Certificate, JobId, JobKind, JobState, LiveJob, Server, Site, SslStatus
-from workers.core.removal import RemovalAdmitted, RemovedAtOnce, admit_removal
 
 NOW = datetime(2026, 11, 25, tzinfo=UTC)
 SERVER = Server("203.0.113.7")

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from workers.core.lifetime.renewal import due_at, is_due, overdue_at, renewal_window, window_of
 from workers.core.model import Certificate
-from workers.core.renewal import due_at, is_due, overdue_at, renewal_window, window_of
 
 START = datetime(2026, 11, 24, 10, tzinfo=UTC)
 

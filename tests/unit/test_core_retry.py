@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from contracts.catalogue import CATALOGUE
 from contracts.codes import Code, Policy
-from workers.core.retry import (
+from workers.core.deciding.retry import (
     CA_TIME,
     PEOPLE_TIME,
     History,

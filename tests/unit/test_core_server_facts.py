@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.core.server_facts import Account, Lineage, Part, ServerFacts, parse_server_facts
+from workers.core.preflight.server_facts import Account, Lineage, Part, ServerFacts, parse_server_facts
 
 ANSWER = """agent=1
 os=Debian GNU/Linux 12 (bookworm)

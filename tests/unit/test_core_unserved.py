@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from contracts.codes import Code
-from workers.core.nginx_config import parse_nginx_config
-from workers.core.unserved import why_unserved
+from workers.core.deciding.unserved import why_unserved
+from workers.core.nginx.config import parse_nginx_config
 
 OURS = "ssl_certificate /etc/letsencrypt/live/shop.example/fullchain.pem;"
 INSTALLED = (

@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.core.limits import Bucket, Limit, LimitName, spend
-from workers.core.waiting_line import Line, first_turn
+from workers.core.limits.buckets import Bucket, Limit, LimitName, spend
+from workers.core.limits.waiting_line import Line, first_turn
 
 NOW = datetime(2026, 11, 24, 10, tzinfo=UTC)
 US = timedelta(microseconds=1)

@@ -7,20 +7,11 @@ from types import MappingProxyType
 import pytest
 
 from contracts.codes import Code
-from workers.core.model import Certificate, JobId, JobState, LiveJob, Problem, Server, Site, SslStatus
-from workers.core.observed import (
-    CaaAnswer,
-    DnsAnswer,
-    DnsStatus,
-    Handshake,
-    HandshakeError,
-    NameAnswer,
-)
-from workers.core.own_renewal import OwnRenewal, before_expiry, decide_own_renewal
-from workers.core.renewal import due_at, renew_before, window_of
-from workers.core.retry import RetryAction, RetryDecision
-from workers.core.risk import most_blocking, to_tell
-from workers.core.watch import (
+from workers.core.deciding.retry import RetryAction, RetryDecision
+from workers.core.lifetime.own_renewal import OwnRenewal, before_expiry, decide_own_renewal
+from workers.core.lifetime.renewal import due_at, renew_before, window_of
+from workers.core.lifetime.risk import most_blocking, to_tell
+from workers.core.lifetime.watch import (
     Looked,
     Loss,
     Sight,
@@ -29,6 +20,15 @@ from workers.core.watch import (
     next_look_at,
     schedule,
     sight_of,
+)
+from workers.core.model import Certificate, JobId, JobState, LiveJob, Problem, Server, Site, SslStatus
+from workers.core.preflight.observed import (
+    CaaAnswer,
+    DnsAnswer,
+    DnsStatus,
+    Handshake,
+    HandshakeError,
+    NameAnswer,
 )
 
 NOW = datetime(2026, 11, 25, tzinfo=UTC)

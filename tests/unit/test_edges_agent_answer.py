@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from contracts.codes import Code
 from workers.core.model import Look, RunSpec, RunState, Step
-from workers.edges.agent_answer import (
+from workers.edges.server.agent_answer import (
     MalformedAnswerError,
     failure_code,
     look_of,

@@ -16,8 +16,8 @@ from deploy.lab.ca_limits import (
     as_setting,
     go_duration,
 )
-from workers.core import limits as ours
-from workers.core.ca_profiles import builtin_profiles, parse_ca_limits
+from workers.core.limits.buckets import buckets as ours
+from workers.core.limits.profiles import builtin_profiles, parse_ca_limits
 from workers.settings import LETS_ENCRYPT as DIRECTORY
 
 NOW = 1_795_564_800.0  # 2026-11-25 00:00:00 UTC

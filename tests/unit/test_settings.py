@@ -6,7 +6,7 @@ import pytest
 
 from workers import settings
 from workers.core.model import RunSpec
-from workers.core.preflight_server import knows_profiles
+from workers.core.preflight.server import knows_profiles
 from workers.runner.spec_json import spec_from_json, spec_to_json
 
 KEY = "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W"

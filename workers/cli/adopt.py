@@ -22,10 +22,10 @@ from workers.cli.publish import SOURCE
 from workers.cli.waiting import publish_confirmed
 from workers.core.certificate import covers
 from workers.core.model import Certificate, Fence, Server
-from workers.edges.outgoing import OutgoingMessage
-from workers.edges.server_agent import ServerAgent
-from workers.edges.server_upkeep import Lineage, read_lineages
-from workers.edges.ssh import SshConnection
+from workers.edges.amqp.outgoing import OutgoingMessage
+from workers.edges.server.agent import ServerAgent
+from workers.edges.server.ssh import SshConnection
+from workers.edges.server.upkeep import Lineage, read_lineages
 from workers.settings import Settings
 
 _COLUMNS = (

@@ -19,11 +19,11 @@ from workers.cli.main import DONE, FAILED, INTERRUPTED, USAGE
 from workers.cli.output import Column
 from workers.cli.pacing import paced, progress
 from workers.cli.trouble import database, in_words
-from workers.core.letter_filter import LetterFilter, LetterGroup
+from workers.core.deciding.letter_filter import LetterFilter, LetterGroup
 from workers.dead_letters import Effect, Found, Operator
-from workers.edges.broker import BrokerError
-from workers.edges.dead_letter_queue import DeadLetterBrowser
-from workers.edges.publisher import Publisher
+from workers.edges.amqp.broker import BrokerError
+from workers.edges.amqp.dead_letter_queue import DeadLetterBrowser
+from workers.edges.amqp.publisher import Publisher
 
 _SHOWN_BODY_CHARACTERS = 4000
 _COLUMNS = (

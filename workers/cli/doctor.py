@@ -15,7 +15,7 @@ from workers.cli.checks import Check, Checks, failed, note, ok, show
 from workers.cli.doctor_services import check_broker, check_database
 from workers.cli.main import DONE, FAILED
 from workers.cli.trouble import quiet_logs
-from workers.edges.key_files import examine_key
+from workers.edges.server.key_files import examine_key
 from workers.settings import Settings, SettingsError
 
 _OLDEST_PYTHON = (3, 11)

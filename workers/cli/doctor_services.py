@@ -6,8 +6,8 @@ from db.pool import Connection, DatabaseError, connect
 from workers.cli import output
 from workers.cli.checks import Check, Checks, failed, note, ok
 from workers.cli.trouble import explain
-from workers.edges.broker import BrokerUnavailableError, TopologyError
-from workers.edges.broker_health import BrokerLook
+from workers.edges.amqp.broker import BrokerUnavailableError, TopologyError
+from workers.edges.amqp.health import BrokerLook
 from workers.settings import Settings, without_password
 
 _CLIENT = "certpilot-doctor"

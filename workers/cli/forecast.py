@@ -12,9 +12,9 @@ from workers.cli.forecast_plot import svg_of
 from workers.cli.main import DONE, FAILED
 from workers.cli.output import Cell, Column
 from workers.cli.trouble import database, in_words
-from workers.core.ca_profiles import CaProfile, CaProfiles, builtin_profiles, parse_ca_limits
-from workers.core.forecast import Against, Day, Forecast, forecast
-from workers.core.future_lifetimes import ca_of
+from workers.core.lifetime.forecast import Against, Day, Forecast, forecast
+from workers.core.lifetime.future_lifetimes import ca_of
+from workers.core.limits.profiles import CaProfile, CaProfiles, builtin_profiles, parse_ca_limits
 
 _DEFAULT_DAYS = 90
 _MOST_DAYS = 1100

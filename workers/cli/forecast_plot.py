@@ -7,7 +7,7 @@ them, and SVG opens in any browser and scales.
 from collections.abc import Sequence
 from xml.sax.saxutils import escape
 
-from workers.core.forecast import Day
+from workers.core.lifetime.forecast import Day
 
 _WIDTH, _HEIGHT = 960, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 70, 20, 46, 30

@@ -27,8 +27,8 @@ from workers.cli.arguments import add_json, by_or_self, positive, split_server, 
 from workers.cli.main import DONE, FAILED, USAGE
 from workers.cli.trouble import quiet_logs
 from workers.cli.waiting import publish_and_wait, publish_confirmed
-from workers.edges.broker import BrokerError
-from workers.edges.publisher import OutgoingMessage
+from workers.edges.amqp.broker import BrokerError
+from workers.edges.amqp.publisher import OutgoingMessage
 
 SOURCE = "/certpilot/cli"
 """`/certpilot` alone is the sender of events."""

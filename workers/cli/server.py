@@ -21,14 +21,14 @@ from workers.cli.arguments import add_json, split_server, utf8
 from workers.cli.checks import Check, Checks, failed, note, ok, show
 from workers.cli.main import DONE, FAILED, USAGE
 from workers.cli.trouble import quiet_logs
-from workers.core.auto_renew import check_auto_renew
+from workers.core.lifetime.auto_renew import check_auto_renew
 from workers.core.model import Fence, Server
-from workers.core.nginx_config import parse_nginx_config
-from workers.core.observed import ConnectError
-from workers.core.preflight import Observations, Verdict
-from workers.core.preflight_model import Check as CoreCheck
-from workers.core.preflight_model import CheckResult
-from workers.core.preflight_server import (
+from workers.core.nginx.config import parse_nginx_config
+from workers.core.preflight.judge import Observations, Verdict
+from workers.core.preflight.model import Check as CoreCheck
+from workers.core.preflight.model import CheckResult
+from workers.core.preflight.observed import ConnectError
+from workers.core.preflight.server import (
     check_certbot,
     check_certbot_lock,
     check_certbot_plugin,
@@ -39,11 +39,11 @@ from workers.core.preflight_server import (
     check_nginx_config,
     check_permission,
 )
-from workers.core.server_facts import ServerFacts, parse_server_facts
-from workers.edges.connecting import tcp_open
+from workers.core.preflight.server_facts import ServerFacts, parse_server_facts
 from workers.edges.errors import EdgeError
-from workers.edges.server_agent import ServerAgent
-from workers.edges.ssh import SshConnection
+from workers.edges.server.agent import ServerAgent
+from workers.edges.server.ssh import SshConnection
+from workers.edges.web.connecting import tcp_open
 from workers.settings import Settings
 
 _MAX_PORT = 65_535
@@ -105,7 +105,7 @@ def run(command: str, args: argparse.Namespace) -> int:
 
 def _adopt(command: str, server: Server, config: Settings, *, as_json: bool) -> int:
     from workers.cli.adopt import adopt  # noqa: PLC0415  # imports pika, which a check need not wait for
-    from workers.edges.broker import BrokerError  # noqa: PLC0415
+    from workers.edges.amqp.broker import BrokerError  # noqa: PLC0415
 
     try:
         adopt(server, config, as_json=as_json)

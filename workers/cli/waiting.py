@@ -11,9 +11,9 @@ from workers.cli.following import Follower, Seen
 from workers.cli.live import AlignedLines, Spinner
 from workers.cli.main import DONE, FAILED, USAGE
 from workers.cli.output import Cell
-from workers.edges.broker import BrokerError, BrokerUnavailableError
-from workers.edges.event_watch import EventWatch
-from workers.edges.publisher import OutgoingMessage, Publisher, PublishResult
+from workers.edges.amqp.broker import BrokerError, BrokerUnavailableError
+from workers.edges.amqp.event_watch import EventWatch
+from workers.edges.amqp.publisher import OutgoingMessage, Publisher, PublishResult
 
 _CLIENT = "certpilot-cli"
 _PUBLISH_TRIES = 3

@@ -8,15 +8,15 @@ from db import claims, outcomes
 from db.outcomes import ClosedAttempt
 from db.pool import Pool, transaction
 from workers import logs
-from workers.core import attempt as protocol
-from workers.core.ca_costs import OrderFate
 from workers.core.certificate import certificate_from_pem
+from workers.core.deciding import attempt as protocol
+from workers.core.deciding.unserved import why_unserved
+from workers.core.limits.costs import OrderFate
+from workers.core.limits.refusal import failed_names, unpause_link
 from workers.core.model import Look, Problem, RunOutput
-from workers.core.nginx_config import parse_nginx_config
+from workers.core.nginx.config import parse_nginx_config
+from workers.core.preflight.server_facts import parse_server_facts
 from workers.core.reading import Finding, read_run
-from workers.core.refusal import failed_names, unpause_link
-from workers.core.server_facts import parse_server_facts
-from workers.core.unserved import why_unserved
 from workers.edges.errors import EdgeError
 from workers.runner.ending import Endings
 from workers.runner.flights import Flight

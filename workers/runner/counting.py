@@ -7,12 +7,12 @@ from db.claims import HeldJob
 from db.limits import Refused
 from db.pool import OperationalError, Pool, transaction
 from workers import announce, risks
-from workers.core.ca_costs import Spend
-from workers.core.goal import needs_force
+from workers.core.deciding.goal import needs_force
+from workers.core.deciding.retry import prove_with_staging
+from workers.core.limits.costs import Spend
 from workers.core.model import Certificate, Look, Problem, RunSpec, Step
-from workers.core.retry import prove_with_staging
-from workers.edges.http_probe import Prober
 from workers.edges.short_retry import with_short_retry
+from workers.edges.web.http_probe import Prober
 from workers.runner import outcome
 from workers.runner.ending import Endings
 from workers.runner.flights import Flight

@@ -11,10 +11,7 @@ from db.claims import HeldJob
 from db.outcomes import ClosedAttempt
 from db.pool import Connection, OperationalError, Pool, transaction
 from workers import logs, metrics
-from workers.core.ca_costs import Spend
-from workers.core.model import Certificate, JobState, Problem
-from workers.core.own_renewal import before_expiry
-from workers.core.retry import (
+from workers.core.deciding.retry import (
     History,
     RetryAction,
     RetryDecision,
@@ -22,6 +19,9 @@ from workers.core.retry import (
     wait_for_ledger,
     with_open_attempt,
 )
+from workers.core.lifetime.own_renewal import before_expiry
+from workers.core.limits.costs import Spend
+from workers.core.model import Certificate, JobState, Problem
 from workers.edges.short_retry import with_short_retry
 from workers.runner import outcome
 from workers.runner.flights import Flight

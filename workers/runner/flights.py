@@ -10,7 +10,7 @@ from db.claims import HeldJob
 from db.pool import DatabaseError, Pool, transaction
 from workers import logs, metrics
 from workers.core.model import JobId
-from workers.edges.server_agent import ServerAgent
+from workers.edges.server.agent import ServerAgent
 
 log = logs.get(__name__)
 

@@ -12,7 +12,8 @@ from db.claims import HeldJob
 from db.limits import LedgerSpend, Refused
 from db.outcomes import ClosedAttempt, CountedAttempt
 from db.pool import Connection
-from workers.core.ca_costs import (
+from workers.core.limits.buckets import Limit, LimitName
+from workers.core.limits.costs import (
     Order,
     OrderFate,
     PaidBy,
@@ -23,12 +24,11 @@ from workers.core.ca_costs import (
     spends_of_order,
     spends_of_registration,
 )
-from workers.core.ca_profiles import CaProfile, builtin_profiles, parse_ca_limits
-from workers.core.limits import Limit, LimitName
+from workers.core.limits.profiles import CaProfile, builtin_profiles, parse_ca_limits
+from workers.core.limits.refusal import has_registered, refused_spends
+from workers.core.limits.registered_domain import registered_domains
+from workers.core.limits.waiting_line import Line, first_turn
 from workers.core.model import Certificate, Problem
-from workers.core.refusal import has_registered, refused_spends
-from workers.core.registered_domain import registered_domains
-from workers.core.waiting_line import Line, first_turn
 
 _OF_ACCOUNT = (
     LimitName.ORDERS_PER_ACCOUNT,
@@ -36,7 +36,7 @@ _OF_ACCOUNT = (
     LimitName.CONSECUTIVE_FAILURES_PER_NAME,
 )
 _WITHOUT_A_TIME = timedelta(hours=1)
-"""How long a refusal is believed that names no time; the job itself asks again then (`core.retry`)."""
+"""How long a refusal is believed that names no time; the job itself asks again then (`core.deciding.retry`)."""
 _REGISTERING = timedelta(minutes=1)
 """How long after its turn a job has mostly registered its server's account."""
 
@@ -121,7 +121,7 @@ class Ledger:
         return limits.reserve(conn, job.claim.job_id, _ledger_spends(spends))
 
     def wait_for_turn(self, conn: Connection, job: HeldJob, spends: Sequence[Spend]) -> Wait:
-        """Promise the job its turn, behind those that wait for the same buckets already (`core.waiting_line`).
+        """Promise the job its turn, behind those that wait for the same buckets already (`core.limits.waiting_line`).
 
         Args:
             conn: the transaction that makes the job wait.

@@ -18,19 +18,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from workers import logs
-from workers.core.caa import ca_identities
 from workers.core.model import Server
-from workers.core.nginx_challenge import ChallengeRoot, challenge_root
-from workers.core.nginx_config import NginxConfig, parse_nginx_config
-from workers.core.observed import NameAnswer
-from workers.core.preflight import Observations
-from workers.core.server_facts import ServerFacts, parse_server_facts
-from workers.edges.acme_directory import fetch_caa_identities
-from workers.edges.agent_answer import PlacedProbe
-from workers.edges.dns import Resolver
+from workers.core.nginx.challenge import ChallengeRoot, challenge_root
+from workers.core.nginx.config import NginxConfig, parse_nginx_config
+from workers.core.preflight.caa import ca_identities
+from workers.core.preflight.judge import Observations
+from workers.core.preflight.observed import NameAnswer
+from workers.core.preflight.server_facts import ServerFacts, parse_server_facts
 from workers.edges.errors import AgentBusyError, EdgeError, NoAnswerInTimeError, StaleFenceError
-from workers.edges.http_probe import Prober, ProbeRequest
-from workers.edges.server_agent import ServerAgent
+from workers.edges.server.agent import ServerAgent
+from workers.edges.server.agent_answer import PlacedProbe
+from workers.edges.web.acme_directory import fetch_caa_identities
+from workers.edges.web.dns import Resolver
+from workers.edges.web.http_probe import Prober, ProbeRequest
 from workers.runner.flights import Flight
 from workers.settings import Settings
 

@@ -17,10 +17,10 @@ from db.outcomes import ClosedAttempt
 from db.pool import Connection
 from workers import announce, removals, risks
 from workers.announce import About
-from workers.core import lifecycle
-from workers.core.lifecycle import StatusEvent
+from workers.core.deciding import lifecycle
+from workers.core.deciding.lifecycle import StatusEvent
+from workers.core.lifetime.watch import schedule
 from workers.core.model import Certificate, JobId, JobKind, JobState, Problem, Site, SslStatus, Step
-from workers.core.watch import schedule
 from workers.dispatch import offer
 from workers.letters import Cause, bury_job
 

@@ -5,11 +5,11 @@ from urllib.parse import urlsplit
 
 from contracts.codes import Code
 from workers import logs
-from workers.core.auto_renew import check_auto_renew
+from workers.core.lifetime.auto_renew import check_auto_renew
 from workers.core.model import Authenticator, Problem, RunSpec
-from workers.core.preflight import Preflight, Verdict, judge
-from workers.core.preflight_server import knows_profiles
-from workers.core.server_facts import ServerFacts
+from workers.core.preflight.judge import Preflight, Verdict, judge
+from workers.core.preflight.server import knows_profiles
+from workers.core.preflight.server_facts import ServerFacts
 from workers.runner.flights import Flight
 from workers.runner.ledger import Payer
 from workers.runner.observe import Observer
@@ -48,7 +48,7 @@ class Planner:
         Args:
             flight: the job, connected.
             only_install: the certificate is there; nothing is ordered.
-            prove: validate at the CA's staging first (`core.retry.prove_with_staging`).
+            prove: validate at the CA's staging first (`core.deciding.retry.prove_with_staging`).
         """
         observations = self.observer.observe(flight)
         preflight = judge(observations)

@@ -15,13 +15,13 @@ from db.outcomes import ClosedAttempt
 from db.pool import OperationalError, Pool, transaction
 from workers import announce, logs
 from workers.core.model import Authenticator, Certificate, Look, RunSpec, Step
-from workers.core.nginx_challenge import CHALLENGE_FOLDER
-from workers.core.observed import Probe
-from workers.core.preflight_server import listed
-from workers.core.redirects import RedirectPlan, plan_redirect
+from workers.core.nginx.challenge import CHALLENGE_FOLDER
+from workers.core.preflight.observed import Probe
+from workers.core.preflight.redirects import RedirectPlan, plan_redirect
+from workers.core.preflight.server import listed
 from workers.edges.errors import EdgeError
-from workers.edges.http_probe import Prober
 from workers.edges.short_retry import with_short_retry
+from workers.edges.web.http_probe import Prober
 from workers.runner import outcome
 from workers.runner.flights import Flight
 from workers.runner.ledger import Ledger

@@ -10,7 +10,7 @@ from db import claims, sites
 from db.pool import OperationalError, Pool, transaction
 from workers.core.model import JobKind, Problem
 from workers.core.reading import read_run
-from workers.edges.server_upkeep import RemovalReport, remove_lineage
+from workers.edges.server.upkeep import RemovalReport, remove_lineage
 from workers.edges.short_retry import with_short_retry
 from workers.runner import outcome
 from workers.runner.ending import Endings

@@ -10,14 +10,14 @@ from db import claims, outcomes, pool
 from db.outcomes import ClosedAttempt, CountedAttempt
 from db.pool import Pool, transaction
 from workers import announce, logs
-from workers.core import attempt as protocol
-from workers.core.attempt import Action, Turn
 from workers.core.certificate import CertificateUnreadableError, certificate_from_pem
-from workers.core.goal import goal_reached
+from workers.core.deciding import attempt as protocol
+from workers.core.deciding.attempt import Action, Turn
+from workers.core.deciding.goal import goal_reached
 from workers.core.model import Certificate, Look, Problem, RunState, Step
 from workers.edges.errors import EdgeError
-from workers.edges.server_agent import ServerAgent
-from workers.edges.ssh import SshConnection
+from workers.edges.server.agent import ServerAgent
+from workers.edges.server.ssh import SshConnection
 from workers.runner import outcome
 from workers.runner.closing import Closing
 from workers.runner.counting import Counting

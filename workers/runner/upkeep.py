@@ -2,10 +2,10 @@
 
 from contracts.codes import Code
 from workers import logs
+from workers.core.lifetime.renewal import renew_before
 from workers.core.model import Certificate, Problem
-from workers.core.renewal import renew_before
 from workers.edges.errors import EdgeError, StaleFenceError
-from workers.edges.server_upkeep import RenewalReport, ensure_renewal
+from workers.edges.server.upkeep import RenewalReport, ensure_renewal
 from workers.runner.flights import Flight
 from workers.runner.outcome import Remark
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from workers.core.certificate import CertificateUnreadableError, certificate_from_pem
 from workers.core.model import Certificate, Server
-from workers.core.observed import Handshake, HandshakeError
+from workers.core.preflight.observed import Handshake, HandshakeError
 from workers.edges.errors import EdgeError
-from workers.edges.server_agent import ServerAgent
-from workers.edges.tls import Target, handshake_all
+from workers.edges.server.agent import ServerAgent
+from workers.edges.web.tls import Target, handshake_all
 
 HTTPS_PORT = 443
 _AFTER_RELOAD_SECONDS = 6.0

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from workers.core.nginx_syntax import Directive, Reader
+from workers.core.nginx.syntax import Directive, Reader
 from workers.core.reading.config_rows import (
     BROKEN,
     GEO,

@@ -6,7 +6,7 @@ from functools import cache
 from types import MappingProxyType
 
 from contracts.codes import Code, Retry
-from workers.core.cloudflare import is_cloudflare
+from workers.core.preflight.cloudflare import is_cloudflare
 from workers.core.reading import ca
 from workers.core.reading.problems import Problem
 from workers.core.reading.tables import first

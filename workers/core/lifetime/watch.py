@@ -1,0 +1,211 @@
+"""When a site is looked at next, and what a look says of its certificate.
+
+Intervals are fractions of the lifetime: a day for 90 days, two hours for 160, two seconds for three minutes. A look costs
+two handshakes, so a million sites of 90 days are 12 looks a second.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from contracts.codes import Code
+from workers.core.certificate import covers
+from workers.core.lifetime.renewal import due_at, window_of
+from workers.core.model import Certificate, Problem
+from workers.core.preflight.cloudflare import is_cloudflare
+from workers.core.preflight.observed import DnsStatus, Handshake, NameAnswer
+
+_SHARE = 1 / 90
+_SHARE_IN_WINDOW = 1 / 180
+_SHARE_IN_DOUBT = 1 / 720
+"""Two hours for 90 days: a reload under way is over by then, and people have hardly noticed."""
+
+_SHARE_LAPSED = 1 / 30
+_SHORTEST = timedelta(seconds=2)
+_SPREAD = 0.5
+"""Each interval is drawn from 0.75 to 1.25 of itself, so that what was issued in one minute is not looked at in one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """When a site is seen to next, UTC.
+
+    Attributes:
+        next_check_at: the watch looks at what visitors are shown.
+        renewal_due_at: certpilot renews, unless the server has done it by then.
+    """
+
+    next_check_at: datetime
+    renewal_due_at: datetime
+
+
+def schedule(certificate: Certificate, now: datetime, draw: float) -> Schedule:
+    """Plan for a certificate that was just seen to be served.
+
+    Args:
+        certificate: that certificate.
+        now: UTC.
+        draw: in [0, 1).
+    """
+    return Schedule(next_look_at(certificate, now, draw), due_at(certificate, draw))
+
+
+def next_look_at(certificate: Certificate, now: datetime, draw: float, *, doubt: bool = False) -> datetime:
+    """When to look again.
+
+    Args:
+        certificate: the one last known.
+        now: UTC.
+        draw: in [0, 1).
+        doubt: the last look did not show it; a second one has to follow soon.
+    """
+    lifetime = certificate.not_after - certificate.not_before
+    if doubt:
+        share = _SHARE_IN_DOUBT
+    elif now >= certificate.not_after:
+        share = _SHARE_LAPSED
+    else:
+        share = _SHARE_IN_WINDOW if window_of(certificate).is_open(now) else _SHARE
+    interval = max(_SHORTEST, lifetime * share)
+    return now + interval * (1 - _SPREAD / 2 + _SPREAD * draw)
+
+
+class Sight(StrEnum):
+    """What a look says."""
+
+    AS_KNOWN = "as known"
+    RENEWED = "renewed"  # a newer certificate for all names: the server's own timer
+    WRONG = "wrong"  # something else than the site's certificate, or an older one, or nothing
+
+
+def sight_of(known: Certificate, names: Sequence[str], shakes: Sequence[Handshake], now: datetime) -> Sight:
+    """Judge what the server showed.
+
+    Args:
+        known: the certificate last known.
+        names: the site's names.
+        shakes: one handshake for each name, to the server itself.
+        now: real time, UTC.
+    """
+    serials = {shake.certificate.serial if shake.certificate else None for shake in shakes}
+    if serials == {known.serial}:
+        return Sight.AS_KNOWN
+    first = shakes[0].certificate
+    if len(serials) == 1 and first is not None and all(shake.verified for shake in shakes):
+        newer = first.not_after > known.not_after and now < first.not_after
+        if newer and covers(first, names):
+            return Sight.RENEWED
+    return Sight.WRONG
+
+
+class Loss(StrEnum):
+    """What is to be done about a site whose certificate is not shown."""
+
+    GONE = "gone"  # its files are not on the server
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """A site as far as its look goes.
+
+    Attributes:
+        known: the certificate last known.
+        names: the site's names, the lineage's first.
+        host: the server, for people.
+    """
+
+    known: Certificate
+    names: tuple[str, ...]
+    host: str
+
+
+def explain(
+    site: Looked, shakes: Sequence[Handshake], disk: Certificate | None, now: datetime
+) -> Certificate | Problem | Loss:
+    """Say why a server does not show the certificate, once its disk was looked at as well.
+
+    Args:
+        site: the site.
+        shakes: what it showed, one for each name.
+        disk: the lineage's certificate on its disk; None: there is none.
+        now: real time, UTC.
+
+    Returns:
+        The certificate, where it is a renewal whose roots only the server knows; else the problem, or its loss.
+    """
+    if disk is None:
+        return Loss.GONE
+    wrong = [
+        shake for shake in shakes if shake.certificate is None or shake.certificate.serial != disk.serial
+    ]
+    renewed = (
+        disk.serial != site.known.serial and disk.not_after > site.known.not_after and now < disk.not_after
+    )
+    if not wrong:
+        if renewed and covers(disk, site.names):
+            return disk
+        return Problem(
+            Code.NOT_SERVED,
+            f"{site.host} shows a certificate until {disk.not_after:%Y-%m-%d}, which is not the one last issued.",
+            site.names,
+        )
+    first, affected = wrong[0], tuple(shake.server_name for shake in wrong)
+    if renewed and first.certificate is not None and first.certificate.serial == site.known.serial:
+        message = (
+            f"{site.host} has a newer certificate (until {disk.not_after:%Y-%m-%d}), but nginx still shows the old one: it was"
+            " not reloaded."
+        )
+        return Problem(Code.NGINX_RELOAD_FAILED, message, affected)
+    if first.certificate is None:
+        return Problem(
+            Code.NOT_SERVED,
+            f"Port 443 of {site.host} shows nothing for {first.server_name} ({first.error}).",
+            affected,
+        )
+    shown = first.certificate
+    message = (
+        f"Visitors of {first.server_name} are shown another certificate, by {shown.issuer}, until"
+        f" {shown.not_after:%Y-%m-%d}."
+    )
+    return Problem(Code.NOT_SERVED, message, affected)
+
+
+def judge_public(
+    names: Sequence[str],
+    known: Certificate,
+    own_addresses: Collection[str],
+    answers: Mapping[str, NameAnswer],
+    shakes: Sequence[Handshake],
+) -> Problem | None:
+    """Whether the names' public DNS still leads to the site; what cannot be told is no problem.
+
+    Args:
+        names: the site's names.
+        known: its certificate.
+        own_addresses: the server's, as far as they are known.
+        answers: of DNS, by name.
+        shakes: with public addresses that are neither the server's nor Cloudflare's.
+    """
+    for name in names:
+        answer = answers.get(name)
+        if answer is None:
+            continue
+        if not answer.addresses and _says_no(answer):
+            return Problem(Code.DNS_NOT_RESOLVING, f"{name} has neither an A nor an AAAA record.", (name,))
+        if not answer.addresses or any(
+            one in own_addresses or is_cloudflare(one) for one in answer.addresses
+        ):
+            continue
+        seen = [shake for shake in shakes if shake.server_name == name]
+        if seen and not any(shake.certificate and shake.certificate.serial == known.serial for shake in seen):
+            where = ", ".join(answer.addresses)
+            return Problem(
+                Code.DNS_WRONG_SERVER, f"{name} points to {where}, which is not the site's server.", (name,)
+            )
+    return None
+
+
+def _says_no(answer: NameAnswer) -> bool:
+    none = {DnsStatus.NXDOMAIN, DnsStatus.NODATA}
+    return answer.a.status in none and answer.aaaa.status in none
