@@ -189,6 +189,14 @@ def test_older_claim_is_stale_whatever_it_sends(connection: SshConnection, home:
     assert list(home.jobs.iterdir()) == []
 
 
+@pytest.mark.usefixtures("home")
+def test_script_that_was_installed_before_a_verb_was_added_is_too_old(connection: SshConnection) -> None:
+    with pytest.raises(EdgeError) as caught:
+        agent(connection).ask("conquer", JOB, 0)
+    assert caught.value.code is Code.PERMISSION_DENIED
+    assert "too old" in caught.value.message
+
+
 def test_other_run_is_busy_and_seen(connection: SshConnection, home: Agent) -> None:
     certbot(home, "exec sleep 30")
     server = agent(connection)

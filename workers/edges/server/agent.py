@@ -231,11 +231,10 @@ class ServerAgent:
         said, host = _evidence(result), self._server.host
         if answer.version is None:
             raise self._never_spoke(result, said)
-        if answer.version < AGENT_VERSION:
-            message = (
-                f"{INSTALLED_SCRIPT} on {host} is too old: it speaks version {answer.version}, {AGENT_VERSION} is"
-                " needed. Run install.sh of deploy/customer-server there again."
-            )
+        # A script that was installed before a verb was added answers so: what it knows still works.
+        lacks_verb = answer.result == "USAGE" and answer.get("what") == "verb"
+        if answer.version < AGENT_VERSION or lacks_verb:
+            message = f"{INSTALLED_SCRIPT} on {host} is too old for this. Run install.sh of deploy/customer-server there again."
             raise EdgeError(Code.PERMISSION_DENIED, message, sent=True)
         match answer.result:
             case "OK":
