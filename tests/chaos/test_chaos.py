@@ -1,12 +1,10 @@
 """A short run of the chaos driver in every `make test`; `make chaos` does the same for minutes or hours."""
 
-import random
-
 from tests.chaos.drive import Plan, run
 
 
 def test_random_faults_under_load_leave_nothing_lost_and_nothing_run_twice() -> None:
-    seed = random.SystemRandom().randrange(1_000_000)
+    seed = 103  # `make chaos` draws others; here a failure has to be the change's and not the dice's
     plan = Plan(
         seed,
         seconds=20,

@@ -36,7 +36,7 @@ from workers.runner.outcome import NOTHING
 from workers.scheduler import Scheduler
 
 DIRECTORY = "https://ca.test/dir"
-_LEASE_SECONDS = 3600.0
+_LEASE_SECONDS = 110.0
 _BATCH = 500
 
 

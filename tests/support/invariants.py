@@ -135,7 +135,7 @@ def complaints(world: World) -> list[str]:
 
 def _each_command_is_answered_once(world: World) -> Iterator[str]:
     for row in world.rows(
-        "select command_source, command_id, count(*) as jobs from job where command_id is not null"
+        "select command_source, command_id, count(*) as jobs from job where command_id is not null and kind <> 'cleanup'"
         " group by 1, 2 having count(*) > 1"
     ):
         yield f"I1: command {row['command_id']} became {row['jobs']} jobs"
@@ -145,12 +145,17 @@ def _each_command_is_answered_once(world: World) -> Iterator[str]:
     answers = Counter(
         (row["source"], row["id"])
         for row in world.rows(
-            "select command_source as source, command_id as id from job where command_id is not null"
+            "select command_source as source, command_id as id from job where command_id is not null and kind <> 'cleanup'"
             " union all select detail->>'commandSource', detail->>'commandId' from activity_feed"
             "  where event_type = 'com.cloudaipilot.ssl.request.rejected.v1'"
             # A command that joins a job is answered by progress of a job that another command made.
             " union all select a.detail->>'commandSource', a.detail->>'commandId' from activity_feed a"
             "  join job j on j.id::text = a.detail->>'jobId' where a.detail->>'step' = 'queued'"
+            "   and j.command_id is distinct from a.detail->>'commandId'"
+            # A removal with nothing on any server is answered by the end of the job that it cancels.
+            " union all select a.detail->>'commandSource', a.detail->>'commandId' from activity_feed a"
+            "  join job j on j.id::text = a.detail->>'jobId' where j.because = 'removal'"
+            "   and a.event_type = 'com.cloudaipilot.ssl.status.changed.v1' and a.detail->>'sslStatus' = 'none'"
             "   and j.command_id is distinct from a.detail->>'commandId'"
         )
     )

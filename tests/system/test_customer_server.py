@@ -220,6 +220,8 @@ def test_run_outlives_the_connection_and_is_stopped_by_another(
     job = JobId(f"slow-{user}")
     try:
         with connect(lab, server, user) as first:
+            # What the test before has stopped may still hold certbot's own lock on a busy machine.
+            wait_for(lambda: not agent(first, 7).look(job, 0).certbot_busy, "no certbot is at work")
             agent(first, 7).start(job, 1, webroot_spec(lab, root, name))
         with connect(lab, server, user) as second:
             assert agent(second, 8).look(job, 1).run is RunState.ALIVE

@@ -211,6 +211,15 @@ def test_what_blocks_less_does_not_take_the_place_of_what_blocks_more() -> None:
     assert to_tell(Code.AUTO_RENEW_MISSING, Problem(Code.DNS_WRONG_SERVER, "m"), lapsed=False)
 
 
+def test_two_causes_that_stand_together_are_told_once_each_at_most() -> None:
+    told, news = None, 0
+    for _ in range(10):
+        for code in (Code.SERVER_UNREACHABLE, Code.DNS_WRONG_SERVER, Code.AUTO_RENEW_FAILING):
+            if to_tell(told, Problem(code, "m"), lapsed=False):
+                told, news = code, news + 1
+    assert (told, news) == (Code.DNS_WRONG_SERVER, 2)
+
+
 def test_what_time_mends_is_no_risk_before_the_certificate_has_lapsed() -> None:
     assert not to_tell(None, Problem(Code.TOO_MANY_REQUESTS, "m"), lapsed=False)
     assert to_tell(None, Problem(Code.TOO_MANY_REQUESTS, "m"), lapsed=True)

@@ -16,7 +16,7 @@ from deploy.lab.ca_limits import (
     as_setting,
     go_duration,
 )
-from workers.core.limits.buckets import buckets as ours
+from workers.core.limits import buckets as ours
 from workers.core.limits.profiles import builtin_profiles, parse_ca_limits
 from workers.settings import LETS_ENCRYPT as DIRECTORY
 

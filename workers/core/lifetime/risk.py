@@ -36,5 +36,6 @@ def to_tell(told: Code | None, problem: Problem, *, lapsed: bool) -> bool:
         return False
     if told is None:
         return True
-    # What blocks less does not take the place of what blocks more; the latter's end is told by `over`.
-    return problem.code is not told and not (problem.code in _LAST and told not in _LAST)
+    # What blocks less does not take the place of what blocks more: of two causes that stand together one is told, once,
+    # and not both in turn at every look. The end of the one that was told is told by `over`.
+    return problem.code is not told and _rank(problem.code) <= _rank(told)
