@@ -237,16 +237,10 @@ def set_error_of_job(conn: Connection, site_id: str, job_id: JobId, code: Code, 
     )
 
 
-def lock_risk(conn: Connection, site_id: str) -> str | None:
-    """The cause of a lapse that was told last and is not over, under the site's lock; None: there is none."""
-    row = conn.execute("select at_risk_code from site where site_id = %s for update", (site_id,)).fetchone()
-    return None if row is None else row[0]
-
-
-def risk(conn: Connection, site_id: str) -> tuple[str | None, str | None]:
-    """Code and message of the cause of a lapse that is not over; None each where there is none."""
+def lock_risk(conn: Connection, site_id: str) -> tuple[str | None, str | None]:
+    """Code and message of the cause of a lapse that was told last and is not over, under the site's lock; None: none."""
     row = conn.execute(
-        "select at_risk_code, at_risk_message from site where site_id = %s", (site_id,)
+        "select at_risk_code, at_risk_message from site where site_id = %s for update", (site_id,)
     ).fetchone()
     return (None, None) if row is None else (row[0], row[1])
 

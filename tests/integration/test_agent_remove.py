@@ -14,8 +14,6 @@ from tests.support.agent import WORDS, Agent
 from tests.support.authority import Authority
 from tests.support.nginx import NGINX
 
-pytestmark = pytest.mark.skipif(NGINX is None, reason="needs nginx")
-
 CERTBOT = """
 echo "$*" >>"$STANDIN_LOG"
 printf '%s' "${STANDIN_STDOUT:-}"; printf '%s' "${STANDIN_STDERR:-}" >&2

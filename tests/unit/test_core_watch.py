@@ -10,7 +10,7 @@ from contracts.codes import Code
 from workers.core.deciding.retry import RetryAction, RetryDecision
 from workers.core.lifetime.own_renewal import OwnRenewal, before_expiry, decide_own_renewal
 from workers.core.lifetime.renewal import due_at, renew_before, window_of
-from workers.core.lifetime.risk import most_blocking, to_tell
+from workers.core.lifetime.risk import to_tell
 from workers.core.lifetime.watch import (
     Looked,
     Loss,
@@ -223,16 +223,6 @@ def test_two_causes_that_stand_together_are_told_once_each_at_most() -> None:
 def test_what_time_mends_is_no_risk_before_the_certificate_has_lapsed() -> None:
     assert not to_tell(None, Problem(Code.TOO_MANY_REQUESTS, "m"), lapsed=False)
     assert to_tell(None, Problem(Code.TOO_MANY_REQUESTS, "m"), lapsed=True)
-
-
-def test_of_several_causes_dns_comes_before_the_server_and_its_renewals_last() -> None:
-    causes = [
-        Problem(code, "m")
-        for code in (Code.AUTO_RENEW_FAILING, Code.SERVER_UNREACHABLE, Code.PORT_80_BLOCKED)
-    ]
-    assert most_blocking(causes) == causes[2]
-    assert most_blocking(causes[:2]) == causes[1]
-    assert most_blocking([]) is None
 
 
 # --- our own renewals -----------------------------------------------------------------------------------------------

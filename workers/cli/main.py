@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, command in COMMANDS.items():
         subparser = subparsers.add_parser(
-            name, help=command.help, description=command.help.capitalize() + "."
+            name, help=command.help, description=f"{command.help[0].upper()}{command.help[1:]}."
         )
         if name == chosen:
             _module(name).add_arguments(name, subparser)

@@ -1,7 +1,5 @@
 """Which cause of a certificate's lapse is told (issue "Certificates never lapse"): once per cause, the most blocking first."""
 
-from collections.abc import Iterable
-
 from contracts.catalogue import CATALOGUE
 from contracts.codes import Code, Mender
 from workers.core.model import Problem
@@ -13,12 +11,8 @@ _LAST = frozenset({Code.AUTO_RENEW_MISSING, Code.AUTO_RENEW_FAILING})
 """They say why we had to renew; what blocks our own order comes before them."""
 
 
-def most_blocking(problems: Iterable[Problem]) -> Problem | None:
-    """Of several causes the one that blocks the order: DNS and port, then the server, then the server's own renewals."""
-    return min(problems, key=lambda problem: _rank(problem.code), default=None)
-
-
 def _rank(code: Code) -> int:
+    """What blocks the order comes first: DNS and port, then the server, then the server's own renewals."""
     if code in _LAST:
         return 3
     return {Mender.OWNER: 0, Mender.SERVER_ADMIN: 1}.get(CATALOGUE[code].mender, 2)
