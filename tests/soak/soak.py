@@ -4,8 +4,6 @@ Six sites on three servers. After two lifetimes the first server loses what rene
 DNS, and the third is off for a lifetime. What visitors are shown is looked at every second, by handshakes of our own.
 """
 
-import socket
-import ssl
 import threading
 import time
 from collections import Counter
@@ -15,12 +13,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cryptography import x509
-
 from deploy.lab.lab import Lab
 from deploy.lab.server import CustomerServer
 from tests.support.failures import all_roles
-from tests.support.installation import DemoSite, Event, Installation, new_site
+from tests.support.installation import DemoSite, Event, Installation, new_site, shown
 
 SERVERS = 3
 SITES_EACH = 2
@@ -70,9 +66,9 @@ class Report:
         """A line for each site, and what is wrong."""
         lines = [f"{self.lifetimes:.1f} lifetimes of {self.lifetime_seconds} s"]
         lines += [
-            f"  {domain}: {self.orders[domain]} orders, {shown} certificates shown"
+            f"  {domain}: {self.orders[domain]} orders, {number} certificates shown"
             + (f", told before expiry: {', '.join(self.causes[domain])}" if domain in self.causes else "")
-            for domain, shown in self.certificates.items()
+            for domain, number in self.certificates.items()
         ]
         total = sum(self.orders.values())
         lines.append(
@@ -161,13 +157,13 @@ class Soak:
 
     def _visit(self, site: DemoSite, seconds: float) -> None:
         seen = self._seen[site.domain]
-        shown = _shown(site)
+        certificate = shown(site.server, site.domain)
         now = datetime.now(UTC)
-        if shown is not None:
-            seen.serials[shown.serial_number] = shown.not_valid_after_utc
-        if shown is None or (now - shown.not_valid_after_utc).total_seconds() > _GRACE_SECONDS:
+        if certificate is not None:
+            seen.serials[certificate.serial_number] = certificate.not_valid_after_utc
+        if certificate is None or (now - certificate.not_valid_after_utc).total_seconds() > _GRACE_SECONDS:
             seen.lapsed += seconds
-            seen.lapses.append(f"{now:%H:%M:%S} {'nothing' if shown is None else 'expired'}")
+            seen.lapses.append(f"{now:%H:%M:%S} {'nothing' if certificate is None else 'expired'}")
 
     # --- the verdict ------------------------------------------------------------------------------------------------
 
@@ -209,27 +205,13 @@ class Soak:
             report.complaints.append(f"{site.domain}: {orders} orders in {self._lifetimes:.1f} lifetimes")
         # +1: a renewal at the very end that no visitor has seen yet
         if orders > report.certificates[site.domain] + 1 and not retries_explained:
-            shown = report.certificates[site.domain]
-            report.complaints.append(f"{site.domain}: {orders} orders, but {shown} certificates were shown")
+            number = report.certificates[site.domain]
+            report.complaints.append(f"{site.domain}: {orders} orders, but {number} certificates were shown")
 
 
 def _start_cron(server: CustomerServer) -> None:
     server.write(_CRON_FILE, _CRON_LINE)
     server.cell.spawn(["/usr/sbin/cron", "-f"], log=server.log)
-
-
-def _shown(site: DemoSite) -> x509.Certificate | None:
-    context = ssl.create_default_context()
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    try:
-        with (
-            socket.create_connection((site.server.host, 443), timeout=2) as plain,
-            context.wrap_socket(plain, server_hostname=site.domain) as secured,
-        ):
-            der = secured.getpeercert(binary_form=True)
-    except OSError:
-        return None
-    return x509.load_der_x509_certificate(der) if der else None
 
 
 def _risks_before_expiry(events: list[Event]) -> tuple[list[str], bool]:

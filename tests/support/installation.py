@@ -297,6 +297,21 @@ def served(lab: Lab, server: CustomerServer, name: str) -> x509.Certificate:
     return x509.load_der_x509_certificate(der)
 
 
+def shown(server: CustomerServer, name: str) -> x509.Certificate | None:
+    """The certificate that port 443 shows for a name, whether or not a browser would take it; None: it shows none."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    try:
+        with (
+            socket.create_connection((server.host, 443), timeout=2) as plain,
+            context.wrap_socket(plain, server_hostname=name) as secured,
+        ):
+            der = secured.getpeercert(binary_form=True)
+    except OSError:
+        return None
+    return x509.load_der_x509_certificate(der) if der else None
+
+
 def names_of(certificate: x509.Certificate) -> set[str]:
     """Its DNS names."""
     extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
@@ -311,6 +326,11 @@ def get_http(server: CustomerServer, name: str) -> tuple[int, str]:
     status, *headers = head.split("\r\n")
     location = next((line[10:] for line in headers if line.lower().startswith("location: ")), "")
     return int(status.split()[1]), location
+
+
+def wait_for_http(server: CustomerServer, name: str, status: int) -> None:
+    """nginx reloads after it has said so: for a moment the workers of the old configuration still answer."""
+    until(lambda: get_http(server, name)[0] == status, what=f"HTTP {status} of {name}")
 
 
 def orders_of(lab: Lab, site: DemoSite) -> list[Seen]:

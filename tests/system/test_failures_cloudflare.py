@@ -37,6 +37,7 @@ from tests.support.installation import (
     installed,
     new_site,
     orders_of,
+    wait_for_http,
 )
 from workers.core.preflight.observed import Probe
 from workers.edges.web.dns import Resolver
@@ -297,5 +298,5 @@ def test_once_the_mode_is_changed_the_next_renewal_puts_the_redirect_in_and_has_
     certpilot.renew(site, force=True)
     certpilot.wait_until_active(site, after=found.end.sequence)
     assert certpilot.view(site)["error_code"] is None
-    assert get_http(site.server, site.domain)[0] == 301
+    wait_for_http(site.server, site.domain, 301)
     assert visit(lab, site.domain).status == 200

@@ -25,6 +25,7 @@ from tests.support.installation import (
     orders_of,
     renewal_setting,
     served,
+    wait_for_http,
 )
 from tests.support.roles import running
 
@@ -61,6 +62,7 @@ def test_every_name_is_served_with_a_certificate_that_verifies(lab: Lab, issued:
 
 def test_http_redirects_to_https_for_every_name(issued: Issued) -> None:
     for name in issued.site.names:
+        wait_for_http(issued.site.server, name, 301)
         assert get_http(issued.site.server, name) == (301, f"https://{name}/")
 
 

@@ -1,7 +1,5 @@
 """RemoveSSL: the certificate goes off its server, a working HTTP site stays."""
 
-import socket
-import ssl
 import subprocess
 from collections.abc import Iterator
 
@@ -10,7 +8,6 @@ import pytest
 from deploy.lab.lab import Lab
 from deploy.lab.postgres import PostgresServer
 from deploy.lab.rabbitmq import RabbitNode
-from deploy.lab.server import CustomerServer
 from tests.conftest import TEMPLATE
 from tests.support.installation import (
     CERTPILOT,
@@ -18,10 +15,11 @@ from tests.support.installation import (
     DemoSite,
     Event,
     Installation,
-    get_http,
     installed,
     new_site,
     orders_of,
+    shown,
+    wait_for_http,
 )
 from tests.support.roles import running
 from tests.support.waiting import until
@@ -44,21 +42,7 @@ def issue(certpilot: Installation, site: DemoSite) -> int:
 
 def answers_https(site: DemoSite) -> bool:
     """Whether anything speaks TLS for the name, with whatever certificate."""
-    context = ssl.create_default_context()
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    try:
-        with (
-            socket.create_connection((site.server.host, 443), timeout=5) as plain,
-            context.wrap_socket(plain, server_hostname=site.domain) as secured,
-        ):
-            return bool(secured.getpeercert(binary_form=True))
-    except OSError:
-        return False
-
-
-def wait_for_http(server: CustomerServer, name: str, status: int) -> None:
-    """nginx reloads after it has said so: for a moment the workers of the old configuration still answer."""
-    until(lambda: get_http(server, name)[0] == status, what=f"HTTP {status} of {name}")
+    return shown(site.server, site.domain) is not None
 
 
 def changes(events: list[Event], after: int) -> list[tuple[str, str]]:

@@ -7,12 +7,12 @@ from deploy.lab.lab import Lab
 from tests.support.installation import (
     Installation,
     certbot_by_hand,
-    get_http,
     names_of,
     new_site,
     orders_of,
     renewal_setting,
     served,
+    wait_for_http,
 )
 
 PROXYING = """
@@ -41,7 +41,7 @@ def test_one_proxying_vhost_makes_the_whole_run_use_the_nginx_authenticator(
     assert renewal_setting(lab.server, site.domain, "authenticator") == "nginx"
     for name in site.names:
         assert names_of(served(lab, lab.server, name)) == set(site.names)
-        assert get_http(lab.server, name)[0] == 301
+        wait_for_http(lab.server, name, 301)
 
 
 def test_name_without_a_vhost_is_told_before_anything_is_ordered(lab: Lab, certpilot: Installation) -> None:
@@ -67,5 +67,5 @@ def test_certificate_that_is_there_but_has_no_vhost_waits_and_is_installed_witho
     clock.move_ahead(certpilot.conn, timedelta(minutes=2))
     certpilot.wait_until_active(site, after=waiting.sequence)
     assert names_of(served(lab, lab.server, site.domain)) == {site.domain}
-    assert get_http(lab.server, site.domain)[0] == 301
+    wait_for_http(lab.server, site.domain, 301)
     assert len(orders_of(lab, site)) == 1

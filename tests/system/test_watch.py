@@ -13,6 +13,7 @@ from tests.support.installation import (
     new_site,
     orders_of,
     served,
+    shown,
 )
 from tests.support.waiting import until
 
@@ -38,6 +39,16 @@ def look_now(certpilot: Installation, site: DemoSite) -> None:
     )
 
 
+def wait_until_shown(site: DemoSite, serial: int, *, gone: bool = False) -> None:
+    """Wait for nginx's new workers: the old ones answer for a moment after a reload."""
+
+    def is_shown() -> bool:
+        certificate = shown(site.server, site.domain)
+        return certificate is not None and certificate.serial_number == serial
+
+    until(lambda: is_shown() is not gone, what="nginx's new workers")
+
+
 def certificate_events(events: list[Event], after: int) -> list[tuple[str, str | None]]:
     """Renewals (by whom) and risks (of what), in their order."""
     return [
@@ -61,9 +72,11 @@ def test_site_is_looked_at_once_a_day_and_renewed_by_us_when_half_its_window_is_
 def test_renewal_by_the_servers_own_certbot_is_seen_on_the_wire(lab: Lab, certpilot: Installation) -> None:
     site = issued(lab, certpilot, aliases=1)
     before, told = certpilot.view(site), certpilot.sequence(site)
+    serial = served(lab, site.server, site.domain).serial_number
     certbot_by_hand(
         lab, site.server, "renew", "--cert-name", site.domain, "--force-renewal", "--no-random-sleep-on-renew"
     )
+    wait_until_shown(site, serial, gone=True)
     look_now(certpilot, site)
     renewed = certpilot.wait_for_event(site, "ssl.certificate.renewed", after=told)
     after = certpilot.view(site)
@@ -108,6 +121,7 @@ def test_another_certificate_on_the_wire_is_a_risk_until_it_is_gone_and_the_site
 ) -> None:
     site = issued(lab, certpilot)
     told = certpilot.sequence(site)
+    serial = served(lab, site.server, site.domain).serial_number
     vhost = f"/etc/nginx/sites-available/{site.domain}"
     mine = f"/etc/letsencrypt/live/{site.domain}"
     script = (
@@ -117,6 +131,7 @@ def test_another_certificate_on_the_wire_is_a_risk_until_it_is_gone_and_the_site
         " && nginx -s reload"
     )
     site.server.run(["sh", "-c", script])
+    wait_until_shown(site, serial, gone=True)
     look_now(certpilot, site)
     assert certpilot.sequence(site) == told  # once may be a reload under way
     look_now(certpilot, site)
@@ -127,6 +142,7 @@ def test_another_certificate_on_the_wire_is_a_risk_until_it_is_gone_and_the_site
     look_now(certpilot, site)
     assert certpilot.sequence(site) == at_risk.sequence  # once per cause
     site.server.run(["sh", "-c", f"cp /root/vhost {vhost} && nginx -s reload"])
+    wait_until_shown(site, serial)
     look_now(certpilot, site)
     over = certpilot.wait_for_event(site, "ssl.certificate.at_risk", after=at_risk.sequence)
     assert over.detail["error"] is None
@@ -137,7 +153,7 @@ def test_certificate_that_is_gone_from_its_server_in_two_looks_ends_active(
     lab: Lab, certpilot: Installation
 ) -> None:
     site = issued(lab, certpilot)
-    told = certpilot.sequence(site)
+    told, serial = certpilot.sequence(site), served(lab, site.server, site.domain).serial_number
     vhost = f"/etc/nginx/sites-available/{site.domain}"
     delete = (
         f"sed -i '/managed by Certbot/d' {vhost} && sed -i '/^server {{/,$!d' {vhost};"
@@ -145,6 +161,7 @@ def test_certificate_that_is_gone_from_its_server_in_two_looks_ends_active(
         f" rm -f /etc/nginx/sites-enabled/{site.domain}; nginx -s reload"
     )
     site.server.run(["sh", "-c", delete])
+    wait_until_shown(site, serial, gone=True)
     look_now(certpilot, site)
     look_now(certpilot, site)
     assert certpilot.view(site)["ssl_status"] == "active"
