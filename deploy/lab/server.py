@@ -170,6 +170,20 @@ class CustomerServer:
         """Tell whether there is such a file or folder."""
         return self.run(["test", "-e", path], check=False).returncode == 0
 
+    def written_since(self, marker: str) -> list[str]:
+        """Give what was written, made or deleted on its disk after that file of its was touched, folders included.
+
+        Read from the disk alone: the machine's own files below it change while the machine lives.
+        """
+        where = ["nsenter", f"--mount=/proc/{self._network.cell.pid}/ns/mnt"]
+        touched = self.run(["stat", "--format=%.9Z", marker]).stdout.strip()
+        paths = []
+        for number, tree in enumerate(_system_trees()):
+            below = f"{self._disk}/upper{number}"
+            newer = ["find", below, "-mindepth", "1", "-newerct", f"@{touched}", "-printf", "%P\\n"]
+            paths += [f"{tree.rstrip('/')}/{line}" for line in run([*where, *newer]).stdout.splitlines()]
+        return paths
+
     def add_site(
         self, *names: str, root: str | None = None, body: str | None = None, vhost: str | None = None
     ) -> str:

@@ -80,10 +80,11 @@ class Trap:
     def sprung(self) -> list[str]:
         """Files that changed on the server outside of certpilot's folders and the logs, new programs, and any mark."""
         known = ("/var/lib/certpilot", "/var/log", "/var/cache/nginx", "/root/before")
-        find = "find / -xdev \\( -path /proc -o -path /sys -o -path /dev -o -path /run \\) -prune -o -cnewer /root/before -print"
         # For every site a file is put into the web root and taken away again: the folder's own times tell of it.
         changed = [
-            line for line in self._lines(find) if not line.startswith(known) and line != "/var/www/html"
+            path
+            for path in self.server.written_since("/root/before")
+            if not path.startswith(known) and path != "/var/www/html"
         ]
         marks = self._lines(f"find / -xdev -name '*{MARK}*' -o -path '/run/*{MARK}*'")
         here = [
