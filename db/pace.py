@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from psycopg.rows import class_row
 
 from db.pool import Connection
+from workers.core.lifetime.pacing import Cohort
 
 _SAMPLE_ROWS = 20_000
 _SECONDS_APART = 600
@@ -52,17 +53,18 @@ def store_paced(conn: Connection, paced_until: datetime) -> None:
     conn.execute("update renewal_pace set paced_until = %s", (paced_until,))
 
 
-def lifetimes(conn: Connection) -> list[tuple[timedelta, float]]:
+def cohorts(conn: Connection) -> list[Cohort]:
     """Count the certificates by their lifetime, to the nearest minute; of many sites from a sample of about 20,000 rows."""
     row = conn.execute("select greatest(reltuples, 1) from pg_class where oid = 'site'::regclass").fetchone()
     percent = 100.0 if row is None else min(100.0, 100.0 * _SAMPLE_ROWS / float(row[0]))
     rows = conn.execute(
-        "select date_trunc('minute', ssl_expiry - certificate_not_before + interval '30 s') as lifetime, count(*)"
+        "select date_trunc('minute', ssl_expiry - certificate_not_before + interval '30 s') as lifetime, count(*),"
+        " max(certificate_not_before)"
         " from site tablesample system (%s) where ssl_status = 'active' and certificate_not_before is not null"
         " group by 1",
         (percent,),
     ).fetchall()
-    return [(row[0], row[1] * 100 / percent) for row in rows]
+    return [Cohort(lifetime, number * 100 / percent, newest) for lifetime, number, newest in rows]
 
 
 def backlog(conn: Connection) -> tuple[int, timedelta]:

@@ -41,7 +41,7 @@ def _next(conn: Connection, most: int) -> list[str]:
     stored = pace.lock(conn)
     per_hour = stored.per_hour
     if stored.is_old:
-        demand = sum(pacing.demand_per_hour(lifetime, number) for lifetime, number in pace.lifetimes(conn))
+        demand = pacing.fleet_demand_per_hour(pace.cohorts(conn))
         per_hour = pacing.pace_per_hour(demand, *pace.backlog(conn))
         pace.store_measured(conn, per_hour)
     room = min(most, pacing.room(stored.paced_until, per_hour, stored.now))

@@ -18,7 +18,7 @@ from contracts.codes import Code
 from workers.core.deciding.retry import History, RetryAction, decide_retry
 from workers.core.lifetime.future_lifetimes import LETS_ENCRYPT, lifetime_of
 from workers.core.lifetime.own_renewal import OwnRenewal, decide_own_renewal
-from workers.core.lifetime.pacing import SHARE_KEPT_FREE, demand_per_hour, pace_per_hour
+from workers.core.lifetime.pacing import SHARE_KEPT_FREE, Cohort, fleet_demand_per_hour, pace_per_hour
 from workers.core.lifetime.renewal import due_at, window_of
 from workers.core.limits.buckets import LimitName, spend
 from workers.core.limits.costs import Order, PaidBy, spends_of_order
@@ -105,12 +105,13 @@ class Year:
         self._buckets: dict[int, datetime] = {}
         self._ticks: defaultdict[int, array[int]] = defaultdict(lambda: array("L"))
         self._offsets: dict[int, list[float]] = {}
-        self._demand_of: dict[int, float] = {}
+        self._number_of: dict[int, int] = {}
+        self._newest_of: dict[int, float] = {}
         self._opens_after: dict[int, float] = {}
         self._retries = _retry_offsets()
         self._profile = next(p for p in builtin_profiles().by_url.values() if p.name == LETS_ENCRYPT)
         self._emission = self._profile.limits[LimitName.CERTIFICATES_PER_EXACT_SET].emission.total_seconds()
-        self._demand = self._sum_of_ends = self._allowance = 0.0
+        self._sum_of_ends = self._allowance = 0.0
         self._waiting: list[tuple[float, int]] = []
         self._fill()
 
@@ -167,7 +168,11 @@ class Year:
         if not waiting:
             self._allowance = min(self._allowance, 0.0)
         mean_left = timedelta(seconds=max(self._sum_of_ends / max(len(waiting), 1) - now, 0))
-        pace = pace_per_hour(self._demand, len(waiting), mean_left)
+        cohorts = [
+            Cohort(timedelta(days=life), number, _moment(self._newest_of[life]))
+            for life, number in self._number_of.items()
+        ]
+        pace = pace_per_hour(fleet_demand_per_hour(cohorts), len(waiting), mean_left)
         self._allowance = max(self._allowance, -pace) + pace * TICK_SECONDS / HOUR
         number = 0
         while waiting and (number < int(self._allowance) or self._cannot_wait(waiting[0][1], now)):
@@ -209,7 +214,7 @@ class Year:
         hour = int(begin - self._start) // HOUR
         if hour < len(played.per_hour):
             played.per_hour[hour] += 1
-        self._demand -= self._demand_of[self._life[site]]
+        self._number_of[self._life[site]] -= 1
         self._issue(site, begin + RUN_SECONDS, self._lifetime_at(begin))
 
     def _issue(self, site: int, issued: float, life: int) -> None:
@@ -217,7 +222,8 @@ class Year:
             self._learn(life)
         not_before = issued - BACKDATED_SECONDS
         self._life[site] = life
-        self._demand += self._demand_of[life]
+        self._number_of[life] += 1
+        self._newest_of[life] = max(issued, self._newest_of.get(life, issued))
         self._not_after[site] = not_before + life * DAY
         due = not_before + self._offset(site % self._fleet.servers, life)
         self._due[site] = due
@@ -237,7 +243,7 @@ class Year:
             (due_at(certificate, (n + 0.5) / _DRAWS) - began).total_seconds() for n in range(_DRAWS)
         ]
         self._opens_after[life] = (window_of(certificate).opens_at - began).total_seconds()
-        self._demand_of[life] = demand_per_hour(timedelta(days=life))
+        self._number_of[life] = 0
 
     def _lifetime_at(self, now: float) -> int:
         if not (cached := getattr(self, "_cached", None)) or not cached[0] <= now < cached[0] + DAY:

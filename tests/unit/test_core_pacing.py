@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.core.lifetime.pacing import cannot_wait, demand_per_hour, pace_per_hour, paced, room
+from workers.core.lifetime.pacing import (
+    Cohort,
+    cannot_wait,
+    demand_per_hour,
+    fleet_demand_per_hour,
+    pace_per_hour,
+    paced,
+    room,
+)
 
 NOW = datetime(2027, 6, 1, 12, tzinfo=UTC)
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
@@ -18,7 +26,26 @@ def test_a_million_sites_need_what_their_lifetime_makes_due(days: int, per_hour:
 
 
 def test_a_fleet_in_its_stride_goes_hardly_faster_than_its_demand() -> None:
-    assert pace_per_hour(1089, 500, 7 * DAY) == pytest.approx(1252, rel=0.001)
+    assert pace_per_hour(1089, 500, 7 * DAY) == pytest.approx(1285, rel=0.001)
+
+
+def test_a_lifetime_that_is_given_no_more_counts_as_the_shorter_one_that_is_given_now() -> None:
+    old = Cohort(64 * DAY, 900_000, NOW - 4 * DAY)
+    new = Cohort(45 * DAY, 99_000, NOW)
+    short = Cohort(timedelta(hours=160), 1_000, NOW)
+    all_new = demand_per_hour(45 * DAY, 999_000) + demand_per_hour(timedelta(hours=160), 1_000)
+    assert fleet_demand_per_hour([old, new, short]) == pytest.approx(all_new)
+
+
+def test_lifetimes_that_are_given_side_by_side_count_each_as_it_is() -> None:
+    both = [Cohort(64 * DAY, 10, NOW - 2 * DAY), Cohort(45 * DAY, 10, NOW)]
+    assert fleet_demand_per_hour(both) == demand_per_hour(64 * DAY, 10) + demand_per_hour(45 * DAY, 10)
+    longer = [
+        Cohort(45 * DAY, 10, NOW - 40 * DAY),
+        Cohort(90 * DAY, 10, NOW),
+    ]  # another CA's, with longer ones
+    assert fleet_demand_per_hour(longer) == demand_per_hour(45 * DAY, 10) + demand_per_hour(90 * DAY, 10)
+    assert fleet_demand_per_hour([]) == 0
 
 
 def test_a_small_fleet_is_never_held_back() -> None:
@@ -31,11 +58,11 @@ def test_a_small_fleet_is_never_held_back() -> None:
     due=st.integers(0, 10**6),
     left=st.timedeltas(min_value=timedelta(0), max_value=100 * DAY),
 )
-def test_whatever_is_due_is_begun_before_two_thirds_of_what_is_left(
+def test_whatever_is_due_is_begun_before_half_of_what_is_left_is_gone(
     demand: float, due: int, left: timedelta
 ) -> None:
     pace = pace_per_hour(demand, due, left)
-    assert due / pace * HOUR <= max(left * 2 / 3, timedelta(seconds=2))
+    assert due / pace * HOUR <= max(left / 2, timedelta(seconds=2))
 
 
 def test_only_the_last_twentieth_of_a_lifetime_cannot_wait() -> None:
