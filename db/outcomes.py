@@ -124,6 +124,14 @@ def _close_attempt(conn: Connection, job: HeldJob, closed: ClosedAttempt) -> Non
     )  # fmt: skip
 
 
+def has_ordered(conn: Connection, job: HeldJob) -> bool:
+    """Whether any of the job's attempts may have made an order; one that only installs does not."""
+    row = conn.execute(
+        "select exists (select from job_attempt where job_id = %s and orders)", (job.claim.job_id,)
+    ).fetchone()
+    return row is not None and bool(row[0])
+
+
 def close_and_go_on(conn: Connection, job: HeldJob, closed: ClosedAttempt) -> None:
     """Close the open attempt; the job stays with its holder, who counts the next one.
 

@@ -20,6 +20,7 @@ OUTBOX_MESSAGES = Gauge("certpilot_outbox_messages", "Outbox messages that wait 
 OUTBOX_OLDEST_SECONDS = Gauge("certpilot_outbox_oldest_seconds", "Age of the oldest of them.")
 EVENTS = Counter("certpilot_events_stored", "Events that were new to the activity feed.")
 OFFERED = Counter("certpilot_jobs_offered", "Jobs that the scheduler put on the queue.", ["why"])
+LOOKS = Counter("certpilot_watch_looks", "Looks of the watch at sites, by what they saw.", ["sight"])
 
 
 def serve(address: HostPort) -> None:

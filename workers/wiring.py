@@ -22,7 +22,7 @@ from workers.relay import Relay
 from workers.runner.runner import Runner
 from workers.scheduler import Scheduler
 from workers.settings import Settings
-from workers.watch import Watch
+from workers.watch.watch import Watch
 
 log = logs.get(__name__)
 
@@ -69,7 +69,7 @@ def run_scheduler(config: Settings, stop: threading.Event) -> None:
     """Role scheduler, and beside it the watch, whose looks must not hold up what is due."""
     with (
         open_pool(config.database_url, "certpilot-scheduler", max_size=2) as pool,
-        open_pool(config.database_url, "certpilot-watch", max_size=2) as watch_pool,
+        open_pool(config.database_url, "certpilot-watch", max_size=4) as watch_pool,
     ):
         watch = threading.Thread(
             target=Watch(watch_pool, config).run, args=(stop,), name="watch", daemon=True

@@ -186,6 +186,23 @@ def test_many_handshakes_are_made_at_once_and_keep_their_order(listen: Listen, a
     assert handshake_all([]) == ()
 
 
+def test_an_address_that_does_not_answer_is_waited_for_once_and_not_once_a_name(listen: Listen) -> None:
+    silent = threading.Event()
+    met: list[socket.socket] = []
+
+    def keep(connection: socket.socket) -> None:
+        met.append(connection)
+        silent.wait(10)
+
+    port = listen(keep)
+    names = [f"{number}.example" for number in range(8)]
+    shown = handshake_all([Target("127.0.0.1", port, name) for name in names], timeout_seconds=0.3)
+    silent.set()
+    assert [one.server_name for one in shown] == names
+    assert {one.error for one in shown} == {HandshakeError.TIMEOUT}
+    assert len(met) == 1
+
+
 def test_a_changed_file_of_roots_counts_at_once(listen: Listen, authority: Authority, tmp_path: Path) -> None:
     port = listen(tls_server(authority.leaf("a.example")))
     roots = tmp_path / "roots.pem"

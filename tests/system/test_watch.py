@@ -13,9 +13,8 @@ from tests.support.installation import (
     new_site,
     orders_of,
     served,
-    shown,
 )
-from tests.support.waiting import until
+from tests.support.looks import look_now, wait_until_shown
 
 
 def issued(lab: Lab, certpilot: Installation, *, aliases: int = 0) -> DemoSite:
@@ -23,30 +22,6 @@ def issued(lab: Lab, certpilot: Installation, *, aliases: int = 0) -> DemoSite:
     certpilot.issue(site)
     certpilot.wait_until_active(site)
     return site
-
-
-def look_now(certpilot: Installation, site: DemoSite) -> None:
-    """Make the site's look due, and wait until it was made."""
-    with certpilot.conn.transaction():
-        certpilot.conn.execute(
-            "update site set next_check_at = certpilot_now() where site_id = %s", (site.site_id,)
-        )
-    planned = "select next_check_at > certpilot_now() + interval '2 minutes' from site where site_id = %s"
-    until(
-        lambda: certpilot.conn.execute(planned, (site.site_id,)).fetchone() == (True,),
-        what="a look",
-        seconds=40,
-    )
-
-
-def wait_until_shown(site: DemoSite, serial: int, *, gone: bool = False) -> None:
-    """Wait for nginx's new workers: the old ones answer for a moment after a reload."""
-
-    def is_shown() -> bool:
-        certificate = shown(site.server, site.domain)
-        return certificate is not None and certificate.serial_number == serial
-
-    until(lambda: is_shown() is not gone, what="nginx's new workers")
 
 
 def certificate_events(events: list[Event], after: int) -> list[tuple[str, str | None]]:

@@ -14,6 +14,7 @@ from workers.core.lifetime.risk import to_tell
 from workers.core.lifetime.watch import (
     Looked,
     Loss,
+    PublicView,
     Sight,
     explain,
     judge_public,
@@ -171,13 +172,13 @@ def dns(*addresses: str, status: DnsStatus = DnsStatus.ANSWER) -> dict[str, Name
     return {"a.example": NameAnswer(a, none, CaaAnswer(DnsStatus.NODATA))}
 
 
-def judged(answers: dict[str, NameAnswer], *seen: Handshake) -> Code | None:
-    problem = judge_public(("a.example",), KNOWN, {SERVER.host}, MappingProxyType(answers), seen)
-    return problem.code if problem else None
+def judged(answers: dict[str, NameAnswer], *seen: Handshake) -> Code | PublicView:
+    view = judge_public(("a.example",), KNOWN, {SERVER.host}, MappingProxyType(answers), seen)
+    return view.code if isinstance(view, Problem) else view
 
 
-def there(shown: Certificate | None) -> Handshake:
-    return Handshake("192.0.2.9", 443, "a.example", certificate=shown)
+def there(shown: Certificate | None, address: str = "192.0.2.9") -> Handshake:
+    return Handshake(address, 443, "a.example", certificate=shown)
 
 
 def test_name_that_leads_elsewhere_is_told() -> None:
@@ -186,14 +187,27 @@ def test_name_that_leads_elsewhere_is_told() -> None:
 
 
 def test_name_that_leads_here_by_whatever_way_is_well() -> None:
-    assert judged(dns(SERVER.host)) is None
-    assert judged(dns("192.0.2.9"), there(KNOWN)) is None  # another address of the same server
-    assert judged(dns("104.16.1.1")) is None  # Cloudflare's
+    assert judged(dns(SERVER.host)) is PublicView.LEADS_HERE
+    by_another_address = judged(dns("192.0.2.9"), there(KNOWN))
+    assert by_another_address is PublicView.LEADS_HERE
+    assert judged(dns("104.16.1.1")) is PublicView.LEADS_HERE  # Cloudflare's
 
 
-def test_resolver_that_does_not_answer_says_nothing() -> None:
-    assert judged(dns(status=DnsStatus.NO_REPLY)) is None
-    assert judged({}) is None
+def test_what_cannot_be_told_is_no_problem_and_ends_none() -> None:
+    assert judged(dns(status=DnsStatus.NO_REPLY)) is PublicView.UNKNOWN
+    assert judged(dns(status=DnsStatus.SERVFAIL)) is PublicView.UNKNOWN
+    assert judged({}) is PublicView.UNKNOWN
+    one_of_two = judged(dns(SERVER.host, "192.0.2.9"), there(certificate("ff")))
+    assert one_of_two is PublicView.UNKNOWN  # visitors and the CA reach either
+
+
+def test_every_name_has_to_lead_here() -> None:
+    other = {"b.example": dns("192.0.2.9")["a.example"]}
+    seen = [Handshake("192.0.2.9", 443, "b.example", certificate=certificate("ff"))]
+    view = judge_public(NAMES, KNOWN, {SERVER.host}, dns(SERVER.host) | other, seen)
+    assert isinstance(view, Problem)
+    assert (view.code, view.names) == (Code.DNS_WRONG_SERVER, ("b.example",))
+    assert judge_public(NAMES, KNOWN, {SERVER.host}, dns(SERVER.host), ()) is PublicView.UNKNOWN
 
 
 # --- risks ----------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from db.pool import OperationalError, Pool, transaction
 from workers import announce, risks
 from workers.core.deciding.goal import needs_force
 from workers.core.deciding.retry import prove_with_staging
+from workers.core.lifetime.watch import not_reloaded
 from workers.core.limits.costs import Spend
 from workers.core.model import Certificate, Look, Problem, RunSpec, Step
 from workers.edges.short_retry import with_short_retry
@@ -78,7 +79,10 @@ class Counting:
         attempt = _Attempt(
             self._forced(flight, plan.spec, certificate), plan, certificate.serial if certificate else None
         )
-        with_short_retry(lambda: self._learn(flight, plan, certificate), OperationalError)
+        because = plan.overdue_because
+        if only_install and certificate is not None:
+            because = not_reloaded(flight.job.server.host, certificate, flight.job.names)
+        with_short_retry(lambda: self._learn(flight, plan, certificate, because), OperationalError)
         try:
             flight.job = with_short_retry(lambda: self._count(flight, attempt), OperationalError)
         except _LimitedError as limited:
@@ -105,12 +109,14 @@ class Counting:
         )
         return replace(spec, force=force and not spec.dry_run)
 
-    def _learn(self, flight: Flight, plan: Plan, certificate: Certificate | None) -> None:
+    def _learn(
+        self, flight: Flight, plan: Plan, certificate: Certificate | None, overdue_because: Problem
+    ) -> None:
         with transaction(self._pool) as conn:
             job = claims.hold(conn, flight.job.claim)
             self._ledger.learn(conn, job, plan.payer, certificate)
             if job.is_own_renewal:
-                risks.found(conn, outcome.about(job), plan.overdue_because)
+                risks.found(conn, outcome.about(job), overdue_because)
 
     def _count(self, flight: Flight, attempt: _Attempt) -> HeldJob:
         """COUNT with the reservation and the event. Repeated after a lost reply it finds the attempt open: RELOAD."""

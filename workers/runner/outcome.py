@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from contracts.codes import Code
+from contracts.event_models import RenewerWord
 from contracts.titles import REMOVAL
 from db import claims, jobs, outcomes, pool, sites
 from db.claims import HeldJob
@@ -100,7 +101,7 @@ def succeed(
         sites.set_certificate(conn, job.site_id, certificate, job.server_key, plan)
         if problem is not None:
             sites.set_error(conn, job.site_id, problem.code, problem.message)
-        _tell_what_it_replaced(conn, job, site, certificate, remark, ordered=closed is not None)
+        _tell_what_it_replaced(conn, job, site, certificate, remark)
     message = f"The certificate is served until {certificate.not_after:%d %b %Y}. {remark.note}".strip()
     announce.progress(conn, about(job), Step.DONE, message, attempt=job.attempt, problem=problem)
     was_active = site.ssl_status is SslStatus.ACTIVE
@@ -111,7 +112,7 @@ def succeed(
 
 
 def _tell_what_it_replaced(
-    conn: Connection, job: HeldJob, site: Site, certificate: Certificate, remark: Remark, *, ordered: bool
+    conn: Connection, job: HeldJob, site: Site, certificate: Certificate, remark: Remark
 ) -> None:
     """A renewal, the end of a risk, or a lineage that is left behind on the server that the site has left."""
     known = lifecycle.own_certificate_of(site)
@@ -120,8 +121,9 @@ def _tell_what_it_replaced(
         and known.serial != certificate.serial
         and set(known.names) == set(certificate.names)
     ):
+        by: RenewerWord = "certpilot" if outcomes.has_ordered(conn, job) else "server"
         announce.certificate_renewed(
-            conn, about(job), by="certpilot" if ordered else "server", previous_expiry=known.not_after,
+            conn, about(job), by=by, previous_expiry=known.not_after,
             ssl_expiry=certificate.not_after,
         )  # fmt: skip
     if remark.problem is not None and remark.problem.code in _RENEWAL_CODES:

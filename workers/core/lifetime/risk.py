@@ -11,6 +11,16 @@ _LAST = frozenset({Code.AUTO_RENEW_MISSING, Code.AUTO_RENEW_FAILING})
 """They say why we had to renew; what blocks our own order comes before them."""
 
 
+SEEN_BY_A_LOOK = frozenset({Code.NOT_SERVED, Code.NGINX_RELOAD_FAILED})
+"""Over when a look sees the certificate; other causes end with what found them, or with a new certificate."""
+
+SEEN_IN_DNS = frozenset({Code.DNS_NOT_RESOLVING, Code.DNS_WRONG_SERVER})
+"""Over when every public address leads to the site."""
+
+SEEN_BY_SSH = frozenset({Code.SERVER_UNREACHABLE, Code.SSH_AUTH_FAILED, Code.HOST_KEY_MISMATCH})
+"""Over when the server's script has answered."""
+
+
 def _rank(code: Code) -> int:
     """What blocks the order comes first: DNS and port, then the server, then the server's own renewals."""
     if code in _LAST:

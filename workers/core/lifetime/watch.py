@@ -152,11 +152,7 @@ def explain(
         )
     first, affected = wrong[0], tuple(shake.server_name for shake in wrong)
     if renewed and first.certificate is not None and first.certificate.serial == site.known.serial:
-        message = (
-            f"{site.host} has a newer certificate (until {disk.not_after:%Y-%m-%d}), but nginx still shows the old one: it was"
-            " not reloaded."
-        )
-        return Problem(Code.NGINX_RELOAD_FAILED, message, affected)
+        return not_reloaded(site.host, disk, affected)
     if first.certificate is None:
         return Problem(
             Code.NOT_SERVED,
@@ -171,14 +167,38 @@ def explain(
     return Problem(Code.NOT_SERVED, message, affected)
 
 
+def not_reloaded(host: str, disk: Certificate, names: Sequence[str]) -> Problem:
+    """What is wrong where a server has renewed by itself and visitors see nothing of it.
+
+    Args:
+        host: the server, for people.
+        disk: the newer certificate on its disk.
+        names: for which it is not shown.
+    """
+    message = (
+        f"{host} has a newer certificate (until {disk.not_after:%Y-%m-%d}), but nginx still shows the old one: it was not"
+        " reloaded."
+    )
+    return Problem(Code.NGINX_RELOAD_FAILED, message, tuple(names))
+
+
+class PublicView(StrEnum):
+    """What a look at public DNS says where it finds nothing wrong."""
+
+    LEADS_HERE = (
+        "leads here"  # every address of every name is the server's, or Cloudflare's, or shows the certificate
+    )
+    UNKNOWN = "unknown"  # a resolver or an address did not answer, or only one of two ways leads here
+
+
 def judge_public(
     names: Sequence[str],
     known: Certificate,
     own_addresses: Collection[str],
     answers: Mapping[str, NameAnswer],
     shakes: Sequence[Handshake],
-) -> Problem | None:
-    """Whether the names' public DNS still leads to the site; what cannot be told is no problem.
+) -> Problem | PublicView:
+    """Whether the names' public DNS still leads to the site; what cannot be told is no problem, and ends none.
 
     Args:
         names: the site's names.
@@ -187,23 +207,29 @@ def judge_public(
         answers: of DNS, by name.
         shakes: with public addresses that are neither the server's nor Cloudflare's.
     """
+    showing = {
+        (shake.server_name, shake.address)
+        for shake in shakes
+        if shake.certificate and shake.certificate.serial == known.serial
+    }
+    asked = {shake.server_name for shake in shakes}
+    view = PublicView.LEADS_HERE
     for name in names:
         answer = answers.get(name)
-        if answer is None:
-            continue
-        if not answer.addresses and _says_no(answer):
+        addresses = answer.addresses if answer else ()
+        if answer and not addresses and _says_no(answer):
             return Problem(Code.DNS_NOT_RESOLVING, f"{name} has neither an A nor an AAAA record.", (name,))
-        if not answer.addresses or any(
-            one in own_addresses or is_cloudflare(one) for one in answer.addresses
-        ):
-            continue
-        seen = [shake for shake in shakes if shake.server_name == name]
-        if seen and not any(shake.certificate and shake.certificate.serial == known.serial for shake in seen):
-            where = ", ".join(answer.addresses)
+        right = [
+            one for one in addresses if one in own_addresses or is_cloudflare(one) or (name, one) in showing
+        ]
+        if addresses and not right and name in asked:
+            where = ", ".join(addresses)
             return Problem(
                 Code.DNS_WRONG_SERVER, f"{name} points to {where}, which is not the site's server.", (name,)
             )
-    return None
+        if not addresses or len(right) < len(addresses):
+            view = PublicView.UNKNOWN
+    return view
 
 
 def _says_no(answer: NameAnswer) -> bool:

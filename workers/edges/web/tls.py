@@ -3,6 +3,7 @@
 import socket
 import ssl
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -13,7 +14,14 @@ from workers.core.certificate import CertificateUnreadableError, certificate_fro
 from workers.core.preflight.observed import Handshake, HandshakeError
 from workers.edges.web.connecting import connect_error
 
-MAX_AT_ONCE = 16
+MAX_AT_ONCE = 64
+_IN_A_ROW = 8
+"""Names for which an address is asked one after the other: 8 at 0.3 s each take no longer than one address that is off."""
+
+_NOT_THERE = frozenset(
+    {HandshakeError.TIMEOUT, HandshakeError.REFUSED, HandshakeError.HOST_UNREACHABLE, HandshakeError.NO_ROUTE}
+)
+"""What the address is the reason of, and not the name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +71,7 @@ def handshake(
 def handshake_all(
     targets: Sequence[Target], *, ca_file: Path | None = None, timeout_seconds: float = 5.0
 ) -> tuple[Handshake, ...]:
-    """Make many handshakes, several at once.
+    """Make many handshakes, several at once; an address that does not answer is waited for once and not once a name.
 
     Args:
         targets: whom to ask for what.
@@ -71,18 +79,42 @@ def handshake_all(
         timeout_seconds: for each of them.
 
     Returns:
-        The results, in the order of the targets.
+        The results, in the order of the targets; for a further name of an address that is not there, the same as for the
+        name before.
     """
     if not targets:
         return ()
 
-    def one(target: Target) -> Handshake:
-        return handshake(
-            target.address, target.port, target.server_name, ca_file=ca_file, timeout_seconds=timeout_seconds
-        )
+    def ask(row: Sequence[int]) -> list[tuple[int, Handshake]]:
+        shown: Handshake | None = None
+        results = []
+        for number in row:
+            one = targets[number]
+            if shown is not None and shown.error in _NOT_THERE:
+                shown = replace(shown, server_name=one.server_name)
+            else:
+                shown = handshake(
+                    one.address, one.port, one.server_name, ca_file=ca_file, timeout_seconds=timeout_seconds
+                )
+            results.append((number, shown))
+        return results
 
-    with ThreadPoolExecutor(min(MAX_AT_ONCE, len(targets)), thread_name_prefix="tls") as pool:
-        return tuple(pool.map(one, targets))
+    rows = _rows(targets)
+    with ThreadPoolExecutor(min(MAX_AT_ONCE, len(rows)), thread_name_prefix="tls") as pool:
+        found = dict(one for results in pool.map(ask, rows) for one in results)
+    return tuple(found[number] for number in range(len(targets)))
+
+
+def _rows(targets: Sequence[Target]) -> list[list[int]]:
+    """The targets' numbers, those of one address together, at most `_IN_A_ROW` in each."""
+    of_address: defaultdict[tuple[str, int], list[int]] = defaultdict(list)
+    for number, target in enumerate(targets):
+        of_address[target.address, target.port].append(number)
+    return [
+        numbers[first : first + _IN_A_ROW]
+        for numbers in of_address.values()
+        for first in range(0, len(numbers), _IN_A_ROW)
+    ]
 
 
 def _leaf(address: str, port: int, server_name: str, context: ssl.SSLContext, deadline: float) -> bytes:

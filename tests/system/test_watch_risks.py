@@ -1,0 +1,116 @@
+"""What endangers a renewal is told by the watch before it is due, and its end as well, without a new certificate."""
+
+from datetime import timedelta
+
+import pytest
+from cryptography import x509
+
+from db import clock
+from deploy.lab.lab import Lab
+from tests.support.installation import (
+    DemoSite,
+    Event,
+    Installation,
+    certbot_by_hand,
+    new_site,
+    served,
+)
+from tests.support.looks import IN_THE_WINDOW, look_now, wait_until_shown
+
+
+@pytest.fixture
+def site(lab: Lab, certpilot: Installation) -> DemoSite:
+    """A site whose window has opened, with days left before certpilot renews."""
+    site = new_site(lab)
+    certpilot.issue(site)
+    certpilot.wait_until_active(site)
+    clock.move_ahead(certpilot.conn, IN_THE_WINDOW)
+    return site
+
+
+def told(certpilot: Installation, site: DemoSite, after: int) -> Event:
+    """The next event about a risk."""
+    return certpilot.wait_for_event(site, "ssl.certificate.at_risk", after=after)
+
+
+def test_server_that_is_off_is_told_and_that_it_is_back_only_when_it_lets_us_in(
+    certpilot: Installation, site: DemoSite
+) -> None:
+    for port in (22, 443):
+        site.server.block(port, how="reject")
+    try:
+        look_now(certpilot, site)
+        look_now(certpilot, site)
+        off = told(certpilot, site, certpilot.sequence(site) - 1)
+        assert off.code == "SERVER_UNREACHABLE"
+        site.server.unblock(443)
+        for _ in range(2):  # visitors are served, but nothing can be renewed by us
+            look_now(certpilot, site)
+        assert certpilot.view(site)["at_risk_code"] == "SERVER_UNREACHABLE"
+    finally:
+        site.server.unblock()
+    look_now(certpilot, site)
+    back = told(certpilot, site, off.sequence)
+    assert back.detail["error"] is None
+    assert certpilot.view(site)["at_risk_code"] is None
+    assert certpilot.view(site)["ssl_status"] == "active"
+
+
+def test_dns_that_leads_elsewhere_or_nowhere_is_told_and_its_return(
+    lab: Lab, certpilot: Installation, site: DemoSite
+) -> None:
+    before = certpilot.sequence(site)
+    lab.point(site.domain, to=lab.servers[1])
+    look_now(certpilot, site)
+    moved = told(certpilot, site, before)
+    lab.dns.clear(site.domain)
+    look_now(certpilot, site)
+    nowhere = told(certpilot, site, moved.sequence)
+    lab.dns.set_silent(site.domain)
+    look_now(certpilot, site)
+    lab.dns.set_silent(site.domain, silent=False)
+    lab.point(site.domain, to=site.server)
+    look_now(certpilot, site)
+    back = told(certpilot, site, nowhere.sequence)
+    assert [moved.code, nowhere.code, back.code] == ["DNS_WRONG_SERVER", "DNS_NOT_RESOLVING", None]
+    assert certpilot.view(site)["at_risk_code"] is None
+
+
+def test_renewed_certificate_that_nginx_has_not_loaded_is_told_and_loaded_without_an_order(
+    lab: Lab, certpilot: Installation, site: DemoSite
+) -> None:
+    before, old = certpilot.sequence(site), served(lab, site.server, site.domain)
+    certbot_by_hand(
+        lab, site.server, "certonly", "--webroot", "-w", f"/var/www/{site.domain}", "--cert-name", site.domain,
+        "-d", site.domain, "--force-renewal", "--no-directory-hooks",
+    )  # fmt: skip
+    look_now(certpilot, site)
+    assert certpilot.sequence(site) == before  # it has half of the window's time to load it
+    clock.move_ahead(certpilot.conn, timedelta(days=14))
+    at_risk = told(certpilot, site, before)
+    renewed = certpilot.wait_for_event(site, "ssl.certificate.renewed", after=at_risk.sequence)
+    over = told(certpilot, site, renewed.sequence)
+    assert (at_risk.code, renewed.detail["by"], over.detail["error"]) == (
+        "NGINX_RELOAD_FAILED",
+        "server",
+        None,
+    )
+    assert served(lab, site.server, site.domain).serial_number != old.serial_number
+
+
+def test_expired_site_whose_server_renews_at_last_is_active_again(
+    lab: Lab, certpilot: Installation, site: DemoSite
+) -> None:
+    old: x509.Certificate = served(lab, site.server, site.domain)
+    certpilot.conn.execute(
+        "update site set ssl_expiry = now() - interval '1 second' where site_id = %s", (site.site_id,)
+    )
+    expired = certpilot.wait_for_event(site, "expired", seconds=5)
+    certbot_by_hand(
+        lab, site.server, "renew", "--cert-name", site.domain, "--force-renewal", "--no-random-sleep-on-renew"
+    )
+    wait_until_shown(site, old.serial_number, gone=True)
+    look_now(certpilot, site)
+    active = certpilot.wait_for_event(site, "active", after=expired.sequence)
+    assert active.detail["previousStatus"] == "expired"
+    assert certpilot.view(site)["ssl_status"] == "active"

@@ -1,0 +1,1 @@
+"""The watch over what every active site really serves (beside the role scheduler)."""

@@ -1,0 +1,80 @@
+"""What a look has found, written down and told; every function is one transaction."""
+
+import random
+from collections.abc import Collection
+from datetime import datetime
+
+from contracts.codes import Code
+from db import ca_memory, pool, sites, watch
+from db.pool import Pool, transaction
+from db.watch import WatchedSite
+from workers import announce, logs, risks
+from workers.announce import About
+from workers.core.deciding import lifecycle
+from workers.core.deciding.lifecycle import StatusEvent
+from workers.core.lifetime.watch import next_look_at, schedule
+from workers.core.limits.costs import exact_set_hash
+from workers.core.model import Certificate, JobState, Problem, SslStatus
+
+log = logs.get(__name__)
+
+
+def renewed(db_pool: Pool, acme_directory_url: str, site: WatchedSite, found: Certificate) -> None:
+    """The server's own timer has renewed: the certificate that visitors are shown is the site's from now on."""
+    with transaction(db_pool) as conn:
+        before = sites.lock(conn, site.site_id)
+        known = lifecycle.own_certificate_of(before)
+        at_work = before.job is not None and before.job.state is JobState.RUNNING
+        if known is None or known.serial != site.certificate.serial or at_work:
+            return  # a job is about to see the same, or a command has moved the site
+        if before.ssl_status not in {SslStatus.ACTIVE, SslStatus.EXPIRED}:
+            return
+        plan = schedule(found, pool.now(conn), random.random())
+        sites.set_certificate(conn, site.site_id, found, site.server.key, plan)
+        ca_memory.note_seen(conn, acme_directory_url, exact_set_hash(found.names), found.not_before)
+        about = About(site.site_id)
+        announce.certificate_renewed(
+            conn, about, by="server", previous_expiry=known.not_after, ssl_expiry=found.not_after
+        )
+        risks.over(conn, about)
+        if before.ssl_status is SslStatus.EXPIRED:
+            announce.status_changed(conn, about, previous=before.ssl_status)
+    log.info("watch.renewed_by_server", site=site.site_id, not_after=found.not_after.isoformat())
+
+
+def count_wrong(db_pool: Pool, site: WatchedSite, now: datetime, *, gone: bool) -> int:
+    """Plan the next look soon; how many in a row have found the certificate gone from the server."""
+    at = next_look_at(site.certificate, now, random.random(), doubt=True)
+    with transaction(db_pool) as conn:
+        return watch.count_wrong_look(conn, site.site_id, at, gone=gone)[1]
+
+
+def at_risk(
+    db_pool: Pool, site: WatchedSite, problem: Problem, ended: Collection[Code] = frozenset()
+) -> None:
+    """Tell a cause, if it is news; `ended` as for `risks.found`."""
+    with transaction(db_pool) as conn:
+        risks.found(conn, About(site.site_id), problem, lapsed=site.status is SslStatus.EXPIRED, ended=ended)
+
+
+def over(db_pool: Pool, site: WatchedSite, ended: Collection[Code]) -> None:
+    """Tell the end of the cause that was told last, if it is one of these."""
+    with transaction(db_pool) as conn:
+        risks.over(conn, About(site.site_id), ended)
+
+
+def gone(db_pool: Pool, site: WatchedSite) -> None:
+    """Two looks in a row found the lineage gone: the site has no certificate any more."""
+    problem = Problem(
+        Code.LINEAGE_BROKEN, f"The certificate's files were deleted from {site.server.host}.", site.names
+    )
+    with transaction(db_pool) as conn:
+        before = sites.lock(conn, site.site_id)
+        live = before.job is not None and before.job.state in lifecycle.LIVE
+        if live or before.ssl_status is not SslStatus.ACTIVE:
+            return
+        lifecycle.advance(before.ssl_status, StatusEvent.GONE)
+        sites.set_removed(conn, site.site_id)
+        sites.set_error(conn, site.site_id, problem.code, problem.message)
+        announce.status_changed(conn, About(site.site_id), previous=before.ssl_status, problem=problem)
+    log.warning("watch.gone", site=site.site_id, server=site.server.key)
