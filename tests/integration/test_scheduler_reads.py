@@ -1,17 +1,20 @@
 """The scheduler's tick reads what is due and nothing else, however many sites there are (DESIGN B.9)."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
 from db import clock, watch
 from db.pool import Connection, connect, open_pool, transaction
+from deploy.lab.postgres import PostgresServer
 from tests.support.many_sites import fill
 from tests.support.waiting import until
 from workers.scheduler import Scheduler
 
 SITES = 20_000
 LIVE = 300
+GROWING = ("site", "job", "lease", "outbox", "job_attempt", "inbox", "activity")
 
 
 @contextmanager
@@ -47,10 +50,30 @@ def test_tick_with_nothing_due_walks_through_no_table_that_grows(conn: Connectio
     with preparing(conn, database_url) as session:
         fill(session, sites=SITES, past_jobs=SITES, live_jobs=LIVE)
     read = rows_read_by_a_tick(conn, database_url)
-    growing = ("site", "job", "lease", "outbox", "job_attempt", "inbox", "activity")
     # Whether a running job's holder lives is looked up for each of them, of which there are few.
-    expected = dict.fromkeys(growing, (0, 0)) | {"job": (0, LIVE), "lease": (0, LIVE)}
-    assert {table: read[table] for table in growing} == expected
+    expected = dict.fromkeys(GROWING, (0, 0)) | {"job": (0, LIVE), "lease": (0, LIVE)}
+    assert {table: read[table] for table in GROWING} == expected
+
+
+def test_plans_of_a_tick_and_of_the_watch_go_by_indexes(
+    conn: Connection, database_url: str, postgres: PostgresServer
+) -> None:
+    """EXPLAIN of every statement that ran, as PostgreSQL itself logs it."""
+    with preparing(conn, database_url) as session:
+        fill(session, sites=SITES, past_jobs=SITES, live_jobs=LIVE)
+        name = conn.info.dbname
+        session.execute(f"alter database {name} set session_preload_libraries = 'auto_explain'")
+        session.execute(f"alter database {name} set auto_explain.log_min_duration = 0")
+    said = postgres.log.stat().st_size
+    with open_pool(database_url, "scheduler", max_size=1) as pool:
+        Scheduler(pool).tick()
+        with transaction(pool) as looking:
+            watch.claim_looks(looking, 50, 60)
+    wait_for_counters(conn)
+    plans = postgres.log.read_bytes()[said:].decode()
+    by_index = set(re.findall(r"Index (?:Only )?Scan using (\w+)", plans))
+    assert {"site_expiry", "site_renewal_due", "site_check_due", "job_due"} <= by_index
+    assert set(re.findall(r"Seq Scan on (\w+)", plans)) & set(GROWING) == set()
 
 
 def test_tick_reads_about_as_many_rows_as_are_due(conn: Connection, database_url: str) -> None:

@@ -16,9 +16,10 @@ from generate_series(1, %(sites)s) n
 """
 _JOBS = """
 insert into job (id, site_id, kind, state, domain, names, server_host, server_port, server_username, server_key, run_at,
-                 finished_at)
+                 finished_at, command_id, command_source)
 select gen_random_uuid(), 'site_' || n, 'issue', {state}, 'd' || n || '.example.com', array['d' || n || '.example.com'],
-       '203.0.113.' || n %% 250, 22, 'root', {server_key}, {run_at}, {finished_at}
+       '203.0.113.' || n %% 250, 22, 'root', {server_key}, {run_at}, {finished_at},
+       'command_' || n, '/sites'
 from generate_series(1, %(jobs)s) n
 """
 # A lease outlives its job: every name that ever had a job has one.
