@@ -3,10 +3,14 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from psycopg import sql
 from psycopg.rows import class_row
 
 from db.pool import Connection
 from workers.core.lifetime.pacing import Cohort
+
+OF_ONE_SERVER = 4
+"""Its runs go one after the other, so more jobs would only wait there, in the places of other servers'."""
 
 _SAMPLE_ROWS = 20_000
 _SECONDS_APART = 600
@@ -78,30 +82,42 @@ def backlog(conn: Connection) -> tuple[int, timedelta]:
 
 
 def next_due(conn: Connection, limit: int) -> list[str]:
-    """Sites whose renewal is due, the next to expire first.
+    """Sites whose renewal is due, the next to expire first, with no more under way on a server than `OF_ONE_SERVER`.
 
     They are taken from the 10 * `limit` sites that expire next and the as many that are due the longest: in a backlog the
     former are nearly all due, and where they are not (servers that are off) the latter are.
     """
-    rows = conn.execute(
-        "select site_id from ("
-        " (select site_id, ssl_expiry, renewal_due_at from site where ssl_status = 'active'"
+    near = sql.SQL(
+        "(select site_id, certificate_server_key, ssl_expiry, renewal_due_at from site where ssl_status = 'active'"
         "  order by ssl_expiry limit %(most)s)"
-        " union (select site_id, ssl_expiry, renewal_due_at from site where renewal_due_at <= certpilot_now()"
-        "  order by renewal_due_at limit %(most)s)) as near"
-        " where renewal_due_at <= certpilot_now() order by ssl_expiry limit %(limit)s",
-        {"most": 10 * limit, "limit": limit},
-    ).fetchall()
-    return [row[0] for row in rows]
+        " union (select site_id, certificate_server_key, ssl_expiry, renewal_due_at from site"
+        "  where renewal_due_at <= certpilot_now() order by renewal_due_at limit %(most)s)"
+    )
+    due = sql.SQL("renewal_due_at <= certpilot_now()")
+    return _a_few_of_each_server(conn, near, due, {"most": 10 * limit, "limit": limit})
 
 
 def cannot_wait(conn: Connection, limit: int, share_of_lifetime: float) -> list[str]:
-    """Sites whose renewal is due with no more than this share of the lifetime left, of the 10 * `limit` longest due."""
-    rows = conn.execute(
-        "select site_id from (select site_id, ssl_expiry, certificate_not_before from site"
-        "  where renewal_due_at <= certpilot_now() order by renewal_due_at limit %s) as due"
-        " where ssl_expiry - certpilot_now() <= (ssl_expiry - certificate_not_before) * %s"
-        " order by ssl_expiry limit %s",
-        (10 * limit, share_of_lifetime, limit),
-    ).fetchall()
+    """Of the 10 * `limit` that are due the longest, those with no more than this share of the lifetime left, likewise."""
+    near = sql.SQL(
+        "select site_id, certificate_server_key, ssl_expiry, certificate_not_before from site"
+        " where renewal_due_at <= certpilot_now() order by renewal_due_at limit %(most)s"
+    )
+    late = sql.SQL("ssl_expiry - certpilot_now() <= (ssl_expiry - certificate_not_before) * %(share)s")
+    values = {"most": 10 * limit, "limit": limit, "share": share_of_lifetime}
+    return _a_few_of_each_server(conn, near, late, values)
+
+
+def _a_few_of_each_server(
+    conn: Connection, near: sql.SQL, which: sql.SQL, values: dict[str, float]
+) -> list[str]:
+    query = sql.SQL(
+        "with busy as (select server_key, count(*) as number from job"
+        "  where command_id is null and state in ('queued', 'running') group by server_key)"
+        " select site_id from (select site_id, ssl_expiry, coalesce(busy.number, 0)"
+        "   + row_number() over (partition by certificate_server_key order by ssl_expiry) as turn"
+        "  from ({near}) as near left join busy on busy.server_key = certificate_server_key where {which}) as due"
+        " where turn <= %(of_one_server)s order by ssl_expiry limit %(limit)s"
+    ).format(near=near, which=which)
+    rows = conn.execute(query, {**values, "of_one_server": OF_ONE_SERVER}).fetchall()
     return [row[0] for row in rows]

@@ -13,15 +13,17 @@ _SITES = """
 insert into site (site_id, domain, server_host, server_port, server_username, ssl_status, ssl_expiry, certificate_serial,
                   certificate_names, certificate_issuer, certificate_not_before, certificate_server_key, ever_issued,
                   renewal_due_at)
-select 's' || n, 'd' || n || '.example.com', '203.0.113.1', 22, 'root', 'active', certpilot_now() + %(left)s, n::text,
+select 's' || n, 'd' || n || '.example.com', %(host)s || n %% %(servers)s, 22, 'root', 'active', certpilot_now() + %(left)s, n::text,
        array['d' || n || '.example.com'], 'CA', certpilot_now() + %(left)s - interval '90 days' + interval '1 s',
-       'server:203.0.113.1:22', true, certpilot_now() - interval '1 hour'
+       'server:' || %(host)s || n %% %(servers)s || ':22', true, certpilot_now() - interval '1 hour'
 from generate_series(%(first)s::int, %(last)s::int) n
 """
 
 
-def fill(conn: Connection, first: int, last: int, left: timedelta) -> None:
-    conn.execute(_SITES, {"first": first, "last": last, "left": left})
+def fill(conn: Connection, first: int, last: int, left: timedelta, *, host: str = "203.0.113.") -> None:
+    """Sites that are due; those of another `host` are all on one server."""
+    servers = 250 if host.endswith(".") else 1
+    conn.execute(_SITES, {"first": first, "last": last, "left": left, "host": host, "servers": servers})
 
 
 def jobs(conn: Connection) -> int:
@@ -64,6 +66,18 @@ def test_what_is_about_to_lapse_does_not_wait_for_the_pace(conn: Connection, dat
         assert 4 <= renew_due(pool) <= 6
     row = conn.execute("select count(*) from job where site_id in ('s61', 's62', 's63', 's64')").fetchone()
     assert row == (4,)
+
+
+def test_a_server_with_many_sites_that_are_due_leaves_others_their_places(
+    conn: Connection, database_url: str
+) -> None:
+    fill(conn, 1, 100, timedelta(days=11), host="198.51.100.1")
+    fill(conn, 101, 110, timedelta(days=12))
+    with open_pool(database_url, "test", max_size=2) as pool:
+        assert renew_due(pool) == 14
+        renew_due(pool)
+    counted = "select server_host, count(*) from job group by server_host order by 2 desc, 1 limit 2"
+    assert conn.execute(counted).fetchall() == [("198.51.100.10", 4), ("203.0.113.101", 1)]
 
 
 def test_many_sites_due_at_once_make_the_pace_faster(conn: Connection, database_url: str) -> None:
