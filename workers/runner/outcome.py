@@ -96,7 +96,10 @@ def succeed(
     outcomes.finish(conn, job, JobState.SUCCEEDED, code=None, message=None, because=because, closed=closed)
     site = sites.lock(conn, job.site_id)
     # A newer command may have moved the site meanwhile: then this certificate says nothing of it.
-    if lifecycle.own_certificate(certificate, job.server_key, site.domain, site.server) is not None:
+    is_the_sites = (
+        lifecycle.own_certificate(certificate, job.server_key, site.domain, site.server) is not None
+    )
+    if is_the_sites:
         plan = schedule(certificate, pool.now(conn), random.random())
         sites.set_certificate(conn, job.site_id, certificate, job.server_key, plan)
         if problem is not None:
@@ -109,12 +112,16 @@ def succeed(
         conn, about(job), previous=site.ssl_status, problem=None if was_active else problem
     )
     _let_the_next_one_go(conn, job)
+    left = site.certificate_server_key if is_the_sites and site.certificate is not None else None
+    if left not in {None, job.server_key}:
+        # After the offer above, which would otherwise find it among those that have waited, and offer it once more.
+        removals.clean_up(conn, about(job), str(left))
 
 
 def _tell_what_it_replaced(
     conn: Connection, job: HeldJob, site: Site, certificate: Certificate, remark: Remark
 ) -> None:
-    """A renewal, the end of a risk, or a lineage that is left behind on the server that the site has left."""
+    """A renewal, and the end of a risk or the one that the server's own renewals are."""
     known = lifecycle.own_certificate_of(site)
     if (
         known is not None
@@ -130,8 +137,6 @@ def _tell_what_it_replaced(
         risks.found(conn, about(job), remark.problem)
     else:
         risks.over(conn, about(job))
-    if site.certificate is not None and site.certificate_server_key not in {None, job.server_key}:
-        removals.clean_up(conn, about(job), str(site.certificate_server_key))
 
 
 def end(conn: Connection, job: HeldJob, state: JobState, ending: End, closed: ClosedAttempt | None) -> None:
