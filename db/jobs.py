@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+from psycopg import sql
 from psycopg.rows import class_row, dict_row
 
 from db.pool import Connection
@@ -61,7 +62,7 @@ def supersede_or_flag(conn: Connection, job_id: JobId, by: JobId) -> bool:
 
     Returns:
         True when it ended here and now (queued, waiting or dead, without an open attempt); False when a run of it may
-        live: then it is only flagged, and its holder ends it when the run is over (PROTOCOL 1).
+        live: then it is only flagged, and its holder ends it when the run is over (PROTOCOL 1); if it waits, at once.
     """
     ended = conn.execute(
         "update job set state = 'superseded', superseded_by = %s, finished_at = coalesce(finished_at, certpilot_now()),"
@@ -71,7 +72,11 @@ def supersede_or_flag(conn: Connection, job_id: JobId, by: JobId) -> bool:
     )
     if ended.rowcount:
         return True
-    conn.execute("update job set superseded_by = %s where id = %s", (by, job_id))
+    conn.execute(
+        "update job set superseded_by = %s, run_at = case state when 'waiting' then certpilot_now() else run_at end"
+        " where id = %s",
+        (by, job_id),
+    )
     return False
 
 
@@ -155,42 +160,51 @@ def reoffer_orphans(conn: Connection, limit: int, reoffer_seconds: float) -> lis
         ).fetchall()
 
 
+_FIRST_CLAIMABLE = sql.SQL(
+    "(select e.id from job e where e.state = 'queued' and {which}"
+    " and not exists (select from job o where o.id <> e.id and o.names && e.names"
+    "                 and (o.state = 'running' or o.attempt_open))"
+    " order by e.created_at, e.id limit 1)"
+)
+"""The oldest queued job, but for those that `claims.claim` would refuse since another job has their names: that one may be
+of a server that is off for a day, or queue behind them where the clock was set back, and all others would wait for it."""
+
+
 def reoffer_queued(conn: Connection, limit: int, reoffer_seconds: float) -> list[Offer]:
-    """Queued jobs that nobody claimed in time although their server is free: the oldest of each server."""
+    """Queued jobs that nobody claimed in time although their server is free: the oldest claimable of each server."""
     # Later than any offer is due: planned before the clock was set back. In a statement of its own it has an index.
     conn.execute(
         "update job set run_at = certpilot_now()"
         " where state = 'queued' and run_at > certpilot_now() + make_interval(secs => %s)",
         (reoffer_seconds,),
     )
+    query = sql.SQL(
+        "update job set run_at = certpilot_now() + make_interval(secs => %s)"
+        " where id in (select j.id from job j left join lease l on l.key = j.server_key"
+        "              where j.state = 'queued' and j.run_at <= certpilot_now()"
+        "                and (l.key is null or lease_over(l.expires_at))"
+        "                and not exists (select from pause where scope in ('*', j.server_host))"
+        "                and j.id = {first}"
+        "              order by j.run_at limit %s for update of j skip locked)"
+        " returning id::text as job_id, kind, epoch"
+    ).format(first=_FIRST_CLAIMABLE.format(which=sql.SQL("e.server_key = j.server_key")))
     with conn.cursor(row_factory=class_row(Offer)) as cursor:
-        return cursor.execute(
-            "update job set run_at = certpilot_now() + make_interval(secs => %s)"
-            " where id in (select j.id from job j left join lease l on l.key = j.server_key"
-            "              where j.state = 'queued' and j.run_at <= certpilot_now()"
-            "                and (l.key is null or lease_over(l.expires_at))"
-            "                and not exists (select from pause where scope in ('*', j.server_host))"
-            "                and not exists (select from job e where e.state = 'queued' and e.server_key = j.server_key"
-            "                                and (e.created_at, e.id) < (j.created_at, j.id))"
-            "              order by j.run_at limit %s for update of j skip locked)"
-            " returning id::text as job_id, kind, epoch",
-            (reoffer_seconds, limit),
-        ).fetchall()
+        return cursor.execute(query, (reoffer_seconds, limit)).fetchall()
 
 
 def next_after(conn: Connection, server_key: str, names: Sequence[str]) -> list[Offer]:
-    """What a holder that lets go should offer at once: the oldest queued job of the server, and one for its names.
+    """What a holder that lets go should offer at once: the oldest claimable job of the server, and one for its names.
 
     Without it a job that found the server busy would sit until the scheduler's next round.
     """
+    query = sql.SQL(
+        "select id::text as job_id, kind, epoch from job where id in ({of_server}, {of_names})"
+    ).format(
+        of_server=_FIRST_CLAIMABLE.format(which=sql.SQL("e.server_key = %s")),
+        of_names=_FIRST_CLAIMABLE.format(which=sql.SQL("e.names && %s")),
+    )
     with conn.cursor(row_factory=class_row(Offer)) as cursor:
-        return cursor.execute(
-            "(select id::text as job_id, kind, epoch from job where state = 'queued' and server_key = %s"
-            " order by created_at, id limit 1)"
-            " union"
-            " (select id::text, kind, epoch from job where state = 'queued' and names && %s order by created_at, id limit 1)",
-            (server_key, list(names)),
-        ).fetchall()
+        return cursor.execute(query, (server_key, list(names))).fetchall()
 
 
 @dataclass(frozen=True, slots=True)

@@ -252,6 +252,33 @@ def test_only_the_oldest_queued_job_of_a_server_is_offered_again(conn: Connectio
     assert [offer.job_id for offer in jobs.reoffer_queued(conn, 10, 60)] == [first]
 
 
+def test_job_whose_name_is_anothers_does_not_keep_the_rest_of_its_server_waiting(conn: Connection) -> None:
+    """The other may be on a server that is off for a day, or behind it in the queue: with the clock set back (chaos 202)."""
+    closed = new_job(conn, "a.example")
+    held = must_claim(conn, closed)
+    outcomes.count_attempt(conn, held, serial_seen=None, orders=True, spec={})
+    conn.execute("update job set state = 'queued', run_at = certpilot_now() where id = %s", (closed,))
+    claims.release(conn, held.claim)
+    conn.execute("update clock set ahead_by = ahead_by - interval '10 minutes'")
+    newer = new_job(conn, "a.example")
+    assert claim(conn, newer) is Unclaimable.SHARED_NAME
+    conn.execute("update job set run_at = certpilot_now() - interval '1 s'")
+    assert [offer.job_id for offer in jobs.next_after(conn, SERVER.key, ["z.example"])] == [closed]
+    assert [offer.job_id for offer in jobs.reoffer_queued(conn, 10, 60)] == [closed]
+    other = new_job(conn, "b.example")
+    must_claim(conn, closed)
+    assert [offer.job_id for offer in jobs.next_after(conn, SERVER.key, ["a.example"])] == [other]
+
+
+def test_waiting_job_whose_place_a_newer_one_takes_is_looked_after_at_once(conn: Connection) -> None:
+    closed = new_job(conn, "a.example")
+    outcomes.count_attempt(conn, must_claim(conn, closed), serial_seen=None, orders=True, spec={})
+    later = "update job set state = 'waiting', run_at = certpilot_now() + interval '1 hour' where id = %s"
+    conn.execute(later, (closed,))
+    assert not jobs.supersede_or_flag(conn, closed, new_job(conn, "a.example"))
+    assert [offer.job_id for offer in jobs.queue_due(conn, 10, 60)] == [closed]
+
+
 def test_paused_server_is_neither_claimed_nor_offered(conn: Connection) -> None:
     job_id = new_job(conn, "a.example")
     conn.execute("insert into pause (scope, paused_by) values ('203.0.113.7', 'me')")
