@@ -59,6 +59,7 @@ def run() -> list[Row]:
             began, cpu = time.perf_counter(), time.process_time()
             while watch.round(aside):
                 pass
+            aside.wait()
             seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
         counted = "select count(*) filter (where looks_wrong = 0), count(*) from site where next_check_at > now() + interval '5 minutes'"
         with open_plain(installation.database_url) as conn:

@@ -1,8 +1,9 @@
 """What the watch does beside its looks: a bounded number of tasks, so that servers that are off hold up nobody else."""
 
+import contextlib
+import queue
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
 
@@ -14,33 +15,45 @@ log = logs.get(__name__)
 _AT_ONCE = 16
 """At half a minute for a server that lets nobody in, as many as 1,900 an hour."""
 
-_MOST = 64
+_MOST_WAITING = 48
 
 
 class Aside:
-    """Runs tasks; leaving it drops those that have not begun and waits for the others."""
+    """Runs tasks, from entering it to leaving it; who leaves waits for none."""
 
     def __init__(self) -> None:
-        self._executor = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="watch-aside")
-        self._room = threading.BoundedSemaphore(_MOST)
+        self._tasks: queue.Queue[Callable[[], None] | None] = queue.Queue(_MOST_WAITING)
 
     def submit(self, task: Callable[[], None]) -> None:
-        """Run it soon; waits while 64 others are under way. What it raises is logged: it is due again after its hold."""
-        self._room.acquire()
-        self._executor.submit(self._run, task).add_done_callback(lambda _: self._room.release())
+        """Run it soon; waits while too many do. What it raises is logged: its sites are due again after their hold."""
+        self._tasks.put(task)
 
-    def _run(self, task: Callable[[], None]) -> None:
-        try:
-            task()
-        except DatabaseError as error:
-            log.warning("watch.trouble", error=str(error).strip())
-        except Exception:
-            log.exception("watch.internal_error")
+    def wait(self) -> None:
+        """Wait until every task has run."""
+        self._tasks.join()
+
+    def _work(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            try:
+                task()
+            except DatabaseError as error:
+                log.warning("watch.trouble", error=str(error).strip())
+            except Exception:
+                log.exception("watch.internal_error")
+            finally:
+                self._tasks.task_done()
 
     def __enter__(self) -> Self:
+        # Daemons, as an executor's threads are not: half a minute at a server that is off must not hold up a stop.
+        for number in range(_AT_ONCE):
+            threading.Thread(target=self._work, name=f"watch-aside-{number}", daemon=True).start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._executor.shutdown(cancel_futures=True)
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._tasks.get_nowait()
+        for _ in range(_AT_ONCE):
+            self._tasks.put(None)
