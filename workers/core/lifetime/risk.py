@@ -11,8 +11,9 @@ _LAST = frozenset({Code.AUTO_RENEW_MISSING, Code.AUTO_RENEW_FAILING})
 """They say why we had to renew; what blocks our own order comes before them."""
 
 
-SEEN_BY_A_LOOK = frozenset({Code.NOT_SERVED, Code.NGINX_RELOAD_FAILED})
-"""Over when a look sees the certificate; other causes end with what found them, or with a new certificate."""
+SEEN_BY_A_LOOK = frozenset({Code.NOT_SERVED})
+"""Over when a look sees the certificate; other causes end with what found them, or with a new certificate, as
+NGINX_RELOAD_FAILED does: the old one is shown all the time."""
 
 SEEN_IN_DNS = frozenset({Code.DNS_NOT_RESOLVING, Code.DNS_WRONG_SERVER})
 """Over when every public address leads to the site."""
