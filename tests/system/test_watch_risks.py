@@ -98,6 +98,21 @@ def test_renewed_certificate_that_nginx_has_not_loaded_is_told_and_loaded_withou
     assert served(lab, site.server, site.domain).serial_number != old.serial_number
 
 
+def test_look_at_the_known_certificate_ends_only_what_it_disproves(
+    certpilot: Installation, site: DemoSite
+) -> None:
+    at_risk = "update site set at_risk_code = %s, at_risk_message = 'as told before' where site_id = %s"
+    kept = ("NGINX_RELOAD_FAILED", "PORT_80_BLOCKED", "AUTO_RENEW_MISSING")
+    for code in kept:
+        certpilot.conn.execute(at_risk, (code, site.site_id))
+        look_now(certpilot, site)
+        assert certpilot.view(site)["at_risk_code"] == code
+    certpilot.conn.execute(at_risk, ("NOT_SERVED", site.site_id))
+    before = certpilot.sequence(site)
+    look_now(certpilot, site)
+    assert told(certpilot, site, before).detail["error"] is None
+
+
 def test_expired_site_whose_server_renews_at_last_is_active_again(
     lab: Lab, certpilot: Installation, site: DemoSite
 ) -> None:
