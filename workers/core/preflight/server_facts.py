@@ -81,6 +81,8 @@ class ServerFacts:
         certificates: by lineage, the PEM text of `live/NAME/cert.pem`.
         lineages: what there is of certbot's files, for each name that was asked about.
         timers: what systemd and cron say of certbot's timers.
+        failed_renewal: what certbot logged of its last try to renew the lineage that was asked about so, where that
+            failed; empty: it did not, has never tried, was not asked about, or the script is older than the question.
         errors: what the script's programs wrote to their standard error.
     """
 
@@ -110,6 +112,7 @@ class ServerFacts:
     certificates: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     lineages: Mapping[str, Lineage] = field(default_factory=lambda: MappingProxyType({}))
     timers: str = ""
+    failed_renewal: str = ""
     errors: str = ""
 
 
@@ -151,6 +154,7 @@ def parse_server_facts(text: str) -> ServerFacts:
         certificates=_certificates(sections.get("certificates", "")),
         lineages=_lineages(sections.get("lineages", "")),
         timers=sections.get("timers", ""),
+        failed_renewal=sections.get("failed_renewal", ""),
         errors=sections.get("errors", ""),
     )
 
