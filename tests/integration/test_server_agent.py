@@ -416,6 +416,29 @@ def test_inspect_gives_the_whole_text(connection: SshConnection, home: Agent) ->
     assert "\nuser_id=0\n" in text
 
 
+def test_installed_script_that_is_older_than_a_question_is_asked_without_it(
+    connection: SshConnection, home: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logs = home.home.parent / "logs of certbot"
+    logs.mkdir()
+    (logs / "letsencrypt.log").write_text(
+        "2026-11-25 10:02:47,992:ERROR:certbot._internal.renewal:Failed to renew certificate a.test with error: x\n"
+    )
+    home.letsencrypt.mkdir(exist_ok=True)
+    (home.letsencrypt / "cli.ini").write_text(f"logs-dir = {logs}\n")
+    server = agent(connection)
+    assert "\nbegin failed_renewal\n|2026-" in server.inspect(["a.test"], failed_renewal_of="a.test")
+    assert "failed_renewal" not in server.inspect(["a.test"])
+    older = SCRIPT.read_bytes().replace(b"failure=*)", b"never)")
+    assert older != SCRIPT.read_bytes()
+    monkeypatch.setattr("workers.edges.server.agent.script", lambda: older)
+    text = server.inspect(["a.test"], failed_renewal_of="a.test")
+    assert ("failed_renewal" in text, text.endswith("\nresult=OK\n")) == (False, True)
+    with pytest.raises(EdgeError) as caught:
+        server.inspect(["../etc"], failed_renewal_of="a.test")
+    assert caught.value.code is Code.INTERNAL
+
+
 def test_served_gives_each_address(connection: SshConnection, home: Agent) -> None:
     pem = "-----BEGIN CERTIFICATE-----\\nAA\\n-----END CERTIFICATE-----"
     home.stub("openssl", f"case $* in *127.0.0.1:443*) printf 'junk\\n{pem}\\njunk\\n';; esac\n")

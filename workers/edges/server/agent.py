@@ -8,6 +8,7 @@ version is not there, so that a command costs one round trip. Any other user rea
 import hashlib
 import re
 import shlex
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
@@ -26,6 +27,7 @@ from workers.edges.server.agent_answer import (
     Answer,
     MalformedAnswerError,
     PlacedProbe,
+    evidence_of,
     failure_code,
     look_of,
     number_of,
@@ -39,7 +41,6 @@ from workers.edges.server.ssh import CommandResult, SshConnection
 INSTALLED_SCRIPT = "/usr/local/sbin/certpilot-agent"
 _VERB_TIMEOUT_SECONDS = 45.0  # 20 of them may be spent waiting for the agent's lock
 _READING_TIMEOUT_SECONDS = 60.0  # a large nginx configuration, or several addresses that do not answer
-_MAX_EVIDENCE_LINES = 8
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 _T = TypeVar("_T")
@@ -148,22 +149,38 @@ class ServerAgent:
         self.ask("unprobe", job_id, token)
 
     def inspect(
-        self, cert_names: Sequence[str] = (), *, timeout_seconds: float = _READING_TIMEOUT_SECONDS
+        self,
+        cert_names: Sequence[str] = (),
+        *,
+        failed_renewal_of: str | None = None,
+        timeout_seconds: float = _READING_TIMEOUT_SECONDS,
     ) -> str:
         """Read the facts of the server, as `parse_server_facts` takes them; nothing is changed and no fence sent.
 
         Args:
             cert_names: the lineages to tell about.
+            failed_renewal_of: the lineage whose last failed renewal is looked for in certbot's logs; a script that was
+                installed before this could be asked is asked again without.
             timeout_seconds: what the server had said by then is the answer, a cut one, unless it was nothing at all.
         """
         try:
-            result = self._run("inspect", *cert_names, timeout_seconds=timeout_seconds)
+            result = self._inspect(cert_names, failed_renewal_of, timeout_seconds)
         except NoAnswerInTimeError as error:
             if parse_answer(error.said).version is None:
                 raise
             return error.said.decode("utf-8", "replace")
         self._check(result, parse_answer(result.stdout))
         return result.stdout.decode("utf-8", "replace")
+
+    def _inspect(
+        self, cert_names: Sequence[str], failed_renewal_of: str | None, seconds: float
+    ) -> CommandResult:
+        until = time.monotonic() + seconds
+        asked = (f"failure={failed_renewal_of}",) if failed_renewal_of else ()
+        result = self._run("inspect", *cert_names, *asked, timeout_seconds=seconds)
+        if asked and parse_answer(result.stdout).result == "USAGE":  # an older script takes it for a name
+            result = self._run("inspect", *cert_names, timeout_seconds=max(0.0, until - time.monotonic()))
+        return result
 
     def served(self, name: str) -> Mapping[str, bytes]:
         """Ask from the server itself what its port 443 shows for a name.
@@ -213,7 +230,7 @@ class ServerAgent:
         argv = ["exec", "sh", "-c", INSTALL, "certpilot-agent", digest]
         result = self._send(argv, _VERB_TIMEOUT_SECONDS, stdin=script())
         if result.exit_status:
-            said = _evidence(result)
+            said = evidence_of(result.stdout, result.stderr)
             words = " / ".join(said) or f"exit status {result.exit_status}"
             message = f"certpilot's script could not be stored on {self._server.host}: {words}."
             raise AgentFailedError(failure_code(words, Code.PERMISSION_DENIED), message, evidence=said)
@@ -228,7 +245,7 @@ class ServerAgent:
 
     def _check(self, result: CommandResult, answer: Answer) -> Answer:
         """Give the answer where it is OK; everything else is raised."""
-        said, host = _evidence(result), self._server.host
+        said, host = evidence_of(result.stdout, result.stderr), self._server.host
         if answer.version is None:
             raise self._never_spoke(result, said)
         # A script that was installed before a verb was added answers so: what it knows still works.
@@ -278,11 +295,3 @@ class ServerAgent:
         return EdgeError(
             Code.INTERNAL, f"certpilot's script on {self._server.host} answered nonsense: {what}.", sent=True
         )
-
-
-def _evidence(result: CommandResult) -> tuple[str, ...]:
-    """The lines that say why, from standard error or, where it is empty, from what is no answer of ours."""
-    text = (result.stderr.strip() or (b"" if b"agent=" in result.stdout else result.stdout)).decode(
-        "utf-8", "replace"
-    )
-    return tuple(line.strip()[:300] for line in text.splitlines() if line.strip())[:_MAX_EVIDENCE_LINES]

@@ -12,6 +12,7 @@ AGENT_VERSION = 1
 """The dialogue spoken here; the script's first line says its own. Raise both where they no longer fit together."""
 
 _MAX_DIGITS = 18
+_MAX_EVIDENCE_LINES = 8
 _FAILURES = (
     ("no space left on device", Code.DISK_FULL),
     ("disk quota exceeded", Code.DISK_FULL),
@@ -186,3 +187,9 @@ def _names(spec: RunSpec, *, with_roots: bool) -> Sequence[str]:
         return [f"domain={name}" for name in spec.names]
     pairs = zip(spec.names, spec.webroots, strict=True)
     return [word for name, root in pairs for word in (f"webroot={root}", f"domain={name}")]
+
+
+def evidence_of(stdout: bytes, stderr: bytes) -> tuple[str, ...]:
+    """The lines that say why, from standard error or, where it is empty, from what is no answer of ours."""
+    text = (stderr.strip() or (b"" if b"agent=" in stdout else stdout)).decode("utf-8", "replace")
+    return tuple(line.strip()[:300] for line in text.splitlines() if line.strip())[:_MAX_EVIDENCE_LINES]

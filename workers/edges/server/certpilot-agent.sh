@@ -11,7 +11,8 @@
 #   unprobe FENCE JOB TOKEN                  N-th DIR, so that whoever fetches it sees which one was served; remove it again
 #   remove  FENCE JOB ATTEMPT NAME [revoke=yes]       take the lineage out of nginx, revoke it if asked, delete it
 #   renewal FENCE JOB ATTEMPT NAME [before=N-UNIT]    see to it that this server renews by itself, so long before expiry
-#   inspect [NAME…] | served NAME | lineages | version  read only, without a fence
+#   inspect [NAME…] [failure=NAME]           read only, without a fence: facts; why certbot last failed to renew NAME
+#   served NAME | lineages | version         read only, without a fence
 #
 # The answer: lines key=value, and sections ("begin X", lines behind a "|", "end X"). Its last line is result=…, so
 # that a cut answer is seen. No argument is ever printed back: nobody can write an answer of his own.
@@ -32,6 +33,9 @@ unset TMPDIR # certbot's early log is looked for in /tmp
 H=${CERTPILOT_HOME:-/var/lib/certpilot} LE=${CERTPILOT_LETSENCRYPT:-/etc/letsencrypt} LOGS=${CERTPILOT_LOGS:-/var/log/certpilot} ROOT=${CERTPILOT_ROOT:-}
 KEEP_BYTES=262144    # of each output: a database row takes it, and the reason stands at the end
 CONFIG_BYTES=4194304 # of nginx -T: the panels of hosting firms with thousands of vhosts go beyond
+FAILURE_BYTES=49152  # of a failed renewal's log: its end, where the reason stands
+LOG_BYTES=2097152    # of each log that is searched for it; certbot begins a new one at 1 MiB, Debian once a week
+LOG_FILES=20         # so many, newest first
 
 say() { printf '%s\n' "$@"; }
 fact() { printf '%s=%s\n' "$1" "${2%%"$NL"*}"; }
@@ -576,8 +580,63 @@ lineage() { # NAME RENEWAL LIVE ARCHIVE: which parts of it are there; certbot ke
   say "$1 $renewal $live $archive"
 }
 
+# The log of certbot's last try to renew NAME, where that failed and was made since the certificate is there. Of it what
+# certbot and its libraries say and the CA's refusals: no request (it holds the account's signature), no command lines
+# (of hooks, of certbot itself: both may hold passwords). Found by certbot's own words, 1.x to 5.x; a try that has no end,
+# since it goes on or was killed, says nothing.
+failed_renewal() {
+  logs=$(sed -n 's/^[[:space:]]*logs-dir[[:space:]=]*//p' "$LE/cli.ini" 2>/dev/null | tail -n 1)
+  is_path "$logs" || logs=$ROOT/var/log/letsencrypt
+  pem=$LE/live/$1/cert.pem # its age as certbot writes times: local ones, the oldest versions UTC
+  since=$({ date -r "$pem" '+%Y-%m-%d %H:%M:%S'; date -u -r "$pem" '+%Y-%m-%d %H:%M:%S'; } 2>/dev/null | sort | head -n 1)
+  set +f; ls -t "$logs"/letsencrypt.log* 2>/dev/null | head -n "$LOG_FILES" | while read -r f; do
+    [ -f "$f" ] && ! [ "$pem" -nt "$f" ] || continue
+    case $f in *.gz) timeout 5 gzip -dc <"$f" ;; *) cat <"$f" ;; esac 2>/dev/null | tail -c "$LOG_BYTES" | last_failure "$1" "$since" && break
+  done; set -f
+}
+
+last_failure() { # NAME SINCE, a log on standard input; false where it tells of no try
+  awk -v name="$1" -v since="$2" -v most="$FAILURE_BYTES" '
+    BEGIN { open = 1 } # a log may begin in the midst of a run
+    function begin(inside) { text = ""; mine = inside; open = inside }
+    function ended() { if (mine && tried) { failure = ""; found = 1 } mine = tried = 0 }
+    function close_failure() { failure = at < since ? "" : text; told = 0; begin(0) }
+    function keep() { # the record that is over
+      if (!open || !record || secret || !(loud || plain || (answer && refused))) return
+      text = text record
+      if (length(text) > 2 * most) text = substr(text, length(text) - most + 1)
+    }
+    /^[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9] [0-9][0-9]:[0-9][0-9]:[0-9][0-9],[0-9]*:[A-Z]*:/ {
+      keep(); record = ""; secret = refused = 0
+      split($0, part, ":"); loud = part[4] ~ /^(WARNING|ERROR|CRITICAL)$/
+      plain = part[5] ~ /^certbot/ && !/:(Arguments: |Picked account)|hook/; answer = /:acme\.client:Received response/
+      if (told && !/:(Traceback was|The error was):/) close_failure()
+      if (/:certbot version: /) { tried = 0; begin(1) }
+      else if (/(not yet due for|No|no|All|all|following) (renewal|simulated|certificates|certs)/) ended()
+      if (loud && (index($0, "certificate " name " with error") || index($0, "cert (" name ")") || index($0, "/renewal/" name ".conf"))) { told = found = 1; tried = 0; at = substr($0, 1, 19) }
+    }
+    /(^|Notifying user: )Processing \// {
+      ended(); begin($0 ~ /\.conf$/ && substr($0, length($0) - length(name) - 13) == "/renewal/" name ".conf")
+      tried = mine
+    }
+    /PRIVATE KEY/ { secret = 1 }
+    /urn:|"error"|"detail"/ { refused = 1 }
+    { record = record $0 "\n" }
+    END {
+      keep()
+      if (told) close_failure()
+      if (length(failure) > most) failure = substr(failure, length(failure) - most + 1)
+      printf "%s", failure
+      exit !found
+    }'
+}
+
 inspect() {
-  for name; do is_host "$name" || usage name; done
+  failure=''
+  for word; do
+    shift
+    case $word in failure=*) is_host "${word#*=}" && failure=${word#*=} || usage failure ;; *) is_host "$word" || usage name; set -- "$@" "$word" ;; esac
+  done
   tmp=$(mktemp -d "$H/inspect.XXXXXX") && exec 2>"$tmp/errors" || die 'no room for temporary files'
   trap 'rm -rf "$tmp"' EXIT; trap 'exit 1' HUP INT PIPE TERM
   fact os "$(sed -n 's/^PRETTY_NAME=//p' /etc/os-release | tr -d '"')"
@@ -601,6 +660,7 @@ inspect() {
   certbot_facts
   nginx_facts
   timers | section timers
+  [ -z "$failure" ] || failed_renewal "$failure" | section failed_renewal
   section errors <"$tmp/errors"
   finish OK
 }
