@@ -107,7 +107,9 @@ class Observer:
         self._ca_names.ask()
         dns = self._pool.submit(self._resolver.look_up, job.names, deadline_seconds=DNS_SECONDS)
         ssh_addresses = self._pool.submit(_addresses_of, job.server)
-        asked = self._pool.submit(_inspect, agent, job.domain, deadline)
+        # Why the server has not renewed matters only where we do: its certbot's logs are not read for every preflight.
+        overdue = job.domain if job.is_own_renewal else None
+        asked = self._pool.submit(_inspect, agent, job.domain, overdue, deadline)
         wait_for([asked], deadline.left(but=LEAST_FETCH_SECONDS + _PLACING_SECONDS))
         early = _roots_of(asked.result(), job.names) if asked.done() else {}
         answers = dns.result()
@@ -201,9 +203,12 @@ def _remove(agent: ServerAgent, flight: Flight, token: str) -> None:
         log.warning("probe.not_removed", job=flight.job_id, reason=str(error))
 
 
-def _inspect(agent: ServerAgent, cert_name: str, deadline: _Deadline) -> _ServerSide:
+def _inspect(
+    agent: ServerAgent, cert_name: str, failed_renewal_of: str | None, deadline: _Deadline
+) -> _ServerSide:
     asked_at = datetime.now(UTC)
-    facts = parse_server_facts(agent.inspect([cert_name], timeout_seconds=deadline.left()))
+    said = agent.inspect([cert_name], failed_renewal_of=failed_renewal_of, timeout_seconds=deadline.left())
+    facts = parse_server_facts(said)
     return _ServerSide(facts, parse_nginx_config(facts.nginx_config), asked_at, datetime.now(UTC))
 
 

@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 from contracts.codes import Code
 from workers import logs
-from workers.core.lifetime.auto_renew import check_auto_renew
+from workers.core.lifetime.overdue import why_overdue
 from workers.core.model import Authenticator, Problem, RunSpec
 from workers.core.preflight.judge import Preflight, Verdict, judge
 from workers.core.preflight.server import knows_profiles
@@ -25,7 +25,7 @@ class Plan:
     Attributes:
         spec: the run, not forced.
         payer: whose limits an order touches.
-        overdue_because: why the server has not renewed by itself, as far as its timers show it.
+        overdue_because: why the server has not renewed by itself, as far as its timers and its certbot's log show it.
         note: what certbot on this server cannot do of what is set, for people; mostly empty.
     """
 
@@ -70,15 +70,12 @@ class Planner:
                 eab_kid=None if staging else self._config.acme_eab_kid,
             )
         addresses = (*flight.job.server.public_addresses, *observations.ssh_addresses, flight.job.server.host)
-        renewal = check_auto_renew(observations)
-        because = Problem(renewal.code or Code.AUTO_RENEW_FAILING, renewal.message)
-        if renewal.verdict is not Verdict.FAIL:
-            has_not = f"The server should have renewed the certificate by now, and has not. {renewal.message}"
-            because = Problem(Code.AUTO_RENEW_FAILING, has_not)
         note = ""
         if self._config.acme_profile and not spec.profile and not only_install:
             note = f"certbot {facts.certbot_version or ''} on this server knows no profiles, so the CA's default is taken."
-        return Plan(spec, Payer(account.uri if account else None, addresses[0]), because, note)
+        return Plan(
+            spec, Payer(account.uri if account else None, addresses[0]), why_overdue(observations), note
+        )
 
     def _spec(
         self, flight: Flight, preflight: Preflight, facts: ServerFacts, *, only_install: bool
