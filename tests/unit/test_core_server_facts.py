@@ -104,6 +104,14 @@ def test_every_fact_of_the_answer_is_read() -> None:
     assert facts.timers == "Id=certbot.timer"
 
 
+def test_failed_renewal_is_told_only_by_a_script_that_was_asked() -> None:
+    assert parse_server_facts(ANSWER).failed_renewal == ""
+    said = "begin failed_renewal\n|2026-11-25 10:02:47,992:ERROR:x:Failed\n|result=STALE\nend failed_renewal\nresult=OK\n"
+    assert parse_server_facts(said).failed_renewal == "2026-11-25 10:02:47,992:ERROR:x:Failed\nresult=STALE"
+    cut = said[: said.index("end failed_renewal")]
+    assert parse_server_facts(cut).failed_renewal == ""
+
+
 def test_lines_inside_a_section_are_never_facts() -> None:
     assert parse_server_facts(ANSWER).user_id == 0
 
