@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from contracts.codes import Code
-from db import ca_memory, claims, jobs, outcomes
+from db import ca_memory, claims, job_views, jobs, outcomes
 from db import pool as pools
 from db.outcomes import ClosedAttempt
 from db.pool import Connection, Pool, transaction
@@ -118,8 +118,8 @@ class Desk:
         assert row is not None
         return int(row[0])
 
-    def state(self, flight: Flight) -> jobs.JobRow:
-        return jobs.read(self.conn, job_id=flight.job_id)[0]
+    def state(self, flight: Flight) -> job_views.JobRow:
+        return job_views.read(self.conn, job_id=flight.job_id)[0]
 
 
 @pytest.fixture

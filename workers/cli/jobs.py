@@ -5,8 +5,8 @@ import re
 from dataclasses import asdict
 from datetime import datetime
 
-from db import jobs, operators
-from db.jobs import AttemptRow, JobRow
+from db import job_views, jobs, operators
+from db.job_views import AttemptRow, JobRow
 from db.operators import JobOrigin
 from db.pool import Connection
 from workers.cli import output
@@ -80,7 +80,7 @@ def run(command: str, args: argparse.Namespace) -> int:
 def _list(args: argparse.Namespace) -> int:
     states = [JobState(state) for state in args.state]
     with database("jobs") as conn:
-        rows = jobs.read(conn, site_id=args.site, states=states, limit=args.limit)
+        rows = job_views.read(conn, site_id=args.site, states=states, limit=args.limit)
     if args.json:
         output.write_json_array(rows)
     else:
@@ -124,10 +124,10 @@ def _show(args: argparse.Namespace) -> int:
         job_id = _find(conn, args.id)
         if isinstance(job_id, int):
             return job_id
-        [row] = jobs.read(conn, job_id=job_id)
+        [row] = job_views.read(conn, job_id=job_id)
         origin = operators.job_origin(conn, job_id)
         assert origin is not None  # jobs are never deleted
-        attempts = jobs.attempts(conn, job_id)
+        attempts = job_views.attempts(conn, job_id)
     if args.json:
         output.write_json_line({**asdict(row), **asdict(origin), "attempts": attempts})
     else:
@@ -208,7 +208,7 @@ def _cancel(args: argparse.Namespace) -> int:
             return job_id
         with conn.transaction():
             ended = _cancel_and_tell(conn, job_id, by_or_self(args.by), args.reason)
-        [row] = jobs.read(conn, job_id=job_id)
+        [row] = job_views.read(conn, job_id=job_id)
     if ended is None:
         output.complain("jobs", f"job {job_id} has ended already: it is {row.state}")
         return FAILED
@@ -235,7 +235,7 @@ def _cancel_and_tell(conn: Connection, job_id: JobId, by: str, reason: str | Non
     if done is None:
         return None
     site_id, ended = done
-    [row] = jobs.read(conn, job_id=job_id)
+    [row] = job_views.read(conn, job_id=job_id)
     origin = operators.job_origin(conn, job_id)
     assert origin is not None
     whose = About(site_id, origin.command_id, origin.command_source, job_id)
