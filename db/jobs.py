@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from psycopg import sql
-from psycopg.rows import class_row, dict_row
+from psycopg.rows import class_row
 
 from db.pool import Connection
-from db.sites import server_of
 from workers.core.model import JobId, JobKind, Server
 
 
@@ -76,26 +75,6 @@ def supersede_or_flag(conn: Connection, job_id: JobId, by: JobId) -> bool:
         (by, job_id),
     )
     return False
-
-
-@dataclass(frozen=True, slots=True)
-class Success:
-    """What a job that succeeded was about."""
-
-    names: tuple[str, ...]
-    server: Server
-
-
-def last_success(conn: Connection, site_id: str, server_key: str) -> Success | None:
-    """The site's last issue or renewal that went well on that server; None: there was none."""
-    with conn.cursor(row_factory=dict_row) as cursor:
-        row = cursor.execute(
-            "select names, server_host, server_port, server_username, server_host_key, server_public_addresses from job"
-            " where site_id = %s and server_key = %s and state = 'succeeded' and kind in ('issue', 'renew')"
-            " order by created_at desc limit 1",
-            (site_id, server_key),
-        ).fetchone()
-    return None if row is None else Success(tuple(row["names"]), server_of(row))
 
 
 def asked_by(conn: Connection, job_id: JobId) -> tuple[str | None, str | None]:

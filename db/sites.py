@@ -197,6 +197,7 @@ def forget_certificate(conn: Connection, site_id: str) -> None:
     conn.execute(
         "update site set ssl_status = 'none', ssl_expiry = null, certificate_serial = null, certificate_names = null,"
         " certificate_issuer = null, certificate_not_before = null, certificate_server_key = null,"
+        " renewal_due_at = null, next_check_at = null, at_risk_code = null, at_risk_message = null, looks_gone = 0,"
         " updated_at = certpilot_now() where site_id = %s",
         (site_id,),
     )
@@ -206,8 +207,7 @@ def set_removed(conn: Connection, site_id: str) -> None:
     """Forget what the site had: nothing is renewed or watched any more, and a renewal finds nothing issued."""
     forget_certificate(conn, site_id)
     conn.execute(
-        "update site set ever_issued = false, renewal_due_at = null, next_check_at = null, at_risk_code = null,"
-        " at_risk_message = null, looks_gone = 0, error_code = null, error_message = null where site_id = %s",
+        "update site set ever_issued = false, error_code = null, error_message = null where site_id = %s",
         (site_id,),
     )
 

@@ -22,7 +22,7 @@ LONGEST_SOURCE_LINES = 300
 LONGEST_TEST_LINES = 600
 TABLES = (
     "site", "job", "job_attempt", "lease", "inbox", "inbox_conflict", "outbox", "activity", "limit_bucket", "pause",
-    "delivery_crash", "discarded_letter",
+    "delivery_crash", "discarded_letter", "lineage",
 )  # fmt: skip
 # A job is written by admission (jobs), its holder (claims, outcomes), operators (operators, replays); nobody else.
 WRITERS = {

@@ -5,16 +5,16 @@ from uuid import uuid4
 
 from contracts.commands import RemoveSSL
 from contracts.titles import REMOVAL
-from db import jobs, sites
+from db import jobs, lineages, sites
 from db.jobs import NewJob
 from db.pool import Connection
-from workers import announce
+from workers import announce, risks
 from workers.announce import About
 from workers.core.deciding import lifecycle
 from workers.core.deciding.admission import Rejected
 from workers.core.deciding.lifecycle import StatusEvent
 from workers.core.deciding.removal import RemovalAdmitted, RemovedAtOnce, admit_removal
-from workers.core.model import JobId, JobKind, Problem, Server, Site, Step
+from workers.core.model import JobId, JobKind, LeftLineage, Problem, Server, Site, Step
 from workers.dispatch import REOFFER_SECONDS, offer
 
 _CANCELLED = f"{REMOVAL}the request for a certificate is cancelled."
@@ -22,7 +22,7 @@ _CANCELLED = f"{REMOVAL}the request for a certificate is cancelled."
 
 def remove(conn: Connection, about: About, site: Site, command: RemoveSSL) -> None:
     """Do what the command does to the site; `site` is locked."""
-    decision = admit_removal(site)
+    decision = admit_removal(site, lineages.of_site(conn, about.site_id))
     match decision:
         case Rejected():
             problem = Problem(decision.code, decision.message, retry_at=decision.retry_at)
@@ -37,6 +37,7 @@ def _cancel_and_forget(conn: Connection, about: About, site: Site, job_id: JobId
     """Nothing is on any server: the end of the waiting job is the removal, and one status change tells both."""
     lifecycle.advance(site.ssl_status, StatusEvent.REMOVED)
     _cancel(conn, about.site_id, job_id)
+    risks.over(conn, about)
     sites.set_removed(conn, about.site_id)
     whose = About(about.site_id, about.command_id, about.command_source, job_id)
     announce.status_changed(conn, whose, previous=site.ssl_status)
@@ -55,8 +56,8 @@ def _admit(conn: Connection, about: About, decision: RemovalAdmitted, command: R
     sites.set_job(conn, about.site_id, job_id)
     announce.progress(conn, whose, Step.QUEUED, f"{REMOVAL}waiting for a free runner.")
     offer(conn, [queued])
-    if decision.left_server_key is not None:
-        clean_up(conn, whose, decision.left_server_key)
+    for left in decision.also:
+        clean_up(conn, whose, left, command)
 
 
 def supersede(conn: Connection, site_id: str, old: JobId, new: JobId) -> None:
@@ -66,19 +67,17 @@ def supersede(conn: Connection, site_id: str, old: JobId, new: JobId) -> None:
         announce.progress(conn, about, Step.SUPERSEDED, f"Superseded by job {new}.")
 
 
-def clean_up(conn: Connection, about: About, server_key: str) -> None:
-    """Begin the best-effort removal of a lineage on a server that the site has left.
+def clean_up(conn: Connection, about: About, left: LeftLineage, command: RemoveSSL | None = None) -> None:
+    """Begin the best-effort removal of a lineage that the site needs no more.
 
     Args:
-        conn: the transaction of whatever moved the site.
+        conn: the transaction of whatever moved or removes the site.
         about: the command behind it.
-        server_key: `Server.key` of that server. The site's last success there tells the names, and how it is reached.
+        left: the lineage.
+        command: the removal that asks for it, and whether to revoke; None: the site has moved.
     """
-    there = jobs.last_success(conn, about.site_id, server_key)
-    if there is None:
-        return
     whose = replace(about, job_id=JobId(str(uuid4())))
-    job = _new_job(JobKind.CLEANUP, whose, there.names, there.server, None)
+    job = _new_job(JobKind.CLEANUP, whose, left.names, left.server, command)
     offer(conn, [jobs.insert(conn, job, REOFFER_SECONDS)])
 
 

@@ -7,8 +7,18 @@ import pytest
 
 from contracts.codes import Code
 from workers.core.deciding.admission import Rejected, Request, admit
-from workers.core.deciding.removal import RemovalAdmitted, RemovedAtOnce, admit_removal
-from workers.core.model import Certificate, JobId, JobKind, JobState, LiveJob, Server, Site, SslStatus
+from workers.core.deciding.removal import RemovalAdmitted, RemovedAtOnce, admit_removal, needed_no_more
+from workers.core.model import (
+    Certificate,
+    JobId,
+    JobKind,
+    JobState,
+    LeftLineage,
+    LiveJob,
+    Server,
+    Site,
+    SslStatus,
+)
 
 NOW = datetime(2026, 11, 25, tzinfo=UTC)
 SERVER = Server("203.0.113.7")
@@ -84,10 +94,36 @@ def test_dead_job_is_superseded_so_that_its_letter_brings_nothing_back() -> None
     assert (answer.supersedes, answer.cancels) == (JobId("1"), None)
 
 
-def test_certificate_on_the_server_that_the_site_has_left_is_removed_there_too() -> None:
-    answer = admit_removal(replace(ISSUED, certificate_server_key="server:198.51.100.9:22"))
+HERE = LeftLineage(("a.example", "b.example"), SERVER)
+OLD_SERVER = LeftLineage(("a.example",), Server("198.51.100.9"))
+OLD_DOMAIN = LeftLineage(("old.example", "a.example"), SERVER)
+
+
+def test_what_the_site_has_left_elsewhere_is_removed_too() -> None:
+    answer = admit_removal(ISSUED, [OLD_SERVER, HERE, OLD_DOMAIN])
+    assert answer == RemovalAdmitted(HERE.names, SERVER, also=(OLD_SERVER, OLD_DOMAIN))
+
+
+@pytest.mark.parametrize("waiting", [None, job(JobState.WAITING), job(JobState.FAILED)])
+@pytest.mark.parametrize("left", [OLD_SERVER, OLD_DOMAIN])
+def test_site_that_has_nothing_where_it_is_now_loses_what_it_has_elsewhere(
+    left: LeftLineage, waiting: LiveJob | None
+) -> None:
+    answer = admit_removal(replace(NOTHING, job=waiting), [left])
     assert isinstance(answer, RemovalAdmitted)
-    assert answer.left_server_key == "server:198.51.100.9:22"
+    assert (answer.names, answer.server, answer.also) == (left.names, left.server, ())
+
+
+def test_attempt_that_may_have_left_something_where_the_site_is_now_is_looked_after_first() -> None:
+    answer = admit_removal(replace(NOTHING, job=job(JobState.WAITING, attempt=1)), [OLD_SERVER])
+    assert answer == RemovalAdmitted(HERE.names, SERVER, cancels=JobId("1"), also=(OLD_SERVER,))
+
+
+def test_new_certificate_makes_needless_what_lies_elsewhere_and_what_it_replaces() -> None:
+    left = [HERE, OLD_SERVER, OLD_DOMAIN]
+    assert needed_no_more(left, CERTIFICATE, "a.example", SERVER) == [OLD_SERVER]
+    with_the_old_name = replace(CERTIFICATE, names=("a.example", "old.example"))
+    assert needed_no_more(left, with_the_old_name, "a.example", SERVER) == [OLD_SERVER, OLD_DOMAIN]
 
 
 @pytest.mark.parametrize("kind", [JobKind.ISSUE, JobKind.RENEW])

@@ -11,7 +11,7 @@ from datetime import datetime
 from contracts.codes import Code
 from contracts.event_models import RenewerWord
 from contracts.titles import REMOVAL
-from db import claims, jobs, outcomes, pool, sites
+from db import claims, jobs, lineages, outcomes, pool, sites
 from db.claims import HeldJob
 from db.jobs import Offer
 from db.outcomes import ClosedAttempt
@@ -20,6 +20,7 @@ from workers import announce, removals, risks
 from workers.announce import About
 from workers.core.deciding import lifecycle
 from workers.core.deciding.lifecycle import StatusEvent
+from workers.core.deciding.removal import needed_no_more
 from workers.core.lifetime.watch import schedule
 from workers.core.model import Certificate, JobId, JobKind, JobState, Problem, Site, SslStatus, Step
 from workers.dispatch import offer
@@ -112,10 +113,11 @@ def succeed(
         conn, about(job), previous=site.ssl_status, problem=None if was_active else problem
     )
     _let_the_next_one_go(conn, job)
-    left = site.certificate_server_key if is_the_sites and site.certificate is not None else None
-    if left not in {None, job.server_key}:
-        # After the offer above, which would otherwise find it among those that have waited, and offer it once more.
-        removals.clean_up(conn, about(job), str(left))
+    lineages.put(conn, job.site_id, job.names, job.server)
+    if is_the_sites:
+        # After the offer above, which would otherwise find the cleanups among those that have waited, and offer them again.
+        for left in needed_no_more(lineages.of_site(conn, job.site_id), certificate, job.domain, job.server):
+            removals.clean_up(conn, about(job), left)
 
 
 def _tell_what_it_replaced(
@@ -169,11 +171,13 @@ def _tell_risk(conn: Connection, job: HeldJob, problem: Problem) -> None:
 def removed(conn: Connection, job: HeldJob, message: str) -> None:
     """The certificate is off the server; the site has none, unless it is another server's that it has."""
     outcomes.finish(conn, job, JobState.SUCCEEDED, code=None, message=None, because=message)
+    lineages.drop(conn, job.site_id, job.server_key, job.domain)
     if job.kind is JobKind.CLEANUP:
         announce.progress(conn, about(job), Step.DONE, message)
     else:
         site = sites.lock(conn, job.site_id)
         lifecycle.advance(site.ssl_status, StatusEvent.REMOVED)
+        risks.over(conn, about(job))
         sites.set_removed(conn, job.site_id)
         announce.progress(conn, about(job), Step.DONE, message)
         announce.status_changed(conn, about(job), previous=site.ssl_status)
@@ -219,6 +223,7 @@ def restore_status(conn: Connection, site: Site, job_id: JobId) -> bool:
     own = lifecycle.own_certificate_of(site)
     status = lifecycle.status_when_ended(site.ssl_status, own, pool.real_now(conn))
     if status is SslStatus.NONE:
+        risks.over(conn, About(site.site_id, job_id=job_id))
         sites.forget_certificate(conn, site.site_id)
     else:
         sites.set_status(conn, site.site_id, status)

@@ -8,13 +8,16 @@ from contracts.codes import Code
 from contracts.titles import REMOVAL
 from db import claims, sites
 from db.pool import OperationalError, Pool, transaction
-from workers.core.model import JobKind, Problem
+from workers.core.certificate import CertificateUnreadableError, certificate_from_pem
+from workers.core.deciding import lifecycle
+from workers.core.model import JobKind, Problem, Site
 from workers.core.reading import read_run
 from workers.edges.server.upkeep import RemovalReport, remove_lineage
 from workers.edges.short_retry import with_short_retry
 from workers.runner import outcome
 from workers.runner.ending import Endings
 from workers.runner.flights import Flight
+from workers.runner.wire import shown_serial
 
 _CODES = {
     "nginx": Code.NGINX_CONFIG_BROKEN,
@@ -49,14 +52,9 @@ class Removing:
         if job.superseded_by is not None or job.cancel_requested:
             self._endings.unwanted(flight)
             return False
-        # A site that has left the server may be back, before its old lineage there was cleaned up.
-        gives_up = job.site_id if job.kind is JobKind.REMOVE else None
-        with transaction(self._pool) as conn:
-            shared_with = sites.sharing_lineage(conn, job.domain, job.server, but=gives_up)
-        if shared_with is not None:
-            self._done(
-                flight, f"{REMOVAL}the certificate stays on {job.server.host}: site {shared_with} uses it."
-            )
+        stays_for = self._in_use(flight)
+        if stays_for is not None:
+            self._done(flight, f"{REMOVAL}the certificate stays on {job.server.host}: {stays_for}.")
             return False
         assert flight.agent is not None
         report = remove_lineage(flight.agent, flight.job_id, job.domain, revoke=job.revoke)
@@ -65,6 +63,36 @@ class Removing:
         else:
             self._endings.problem(flight, _problem(report, report.failed))
         return False
+
+    def _in_use(self, flight: Flight) -> str | None:
+        """Why the lineage has to stay where it is; None: it may go."""
+        job = flight.job
+        # A site that has left the server may be back, before its old lineage there was cleaned up.
+        gives_up = job.site_id if job.kind is JobKind.REMOVE else None
+        with transaction(self._pool) as conn:
+            shared_with = sites.sharing_lineage(conn, job.domain, job.server, but=gives_up)
+            site = sites.lock(conn, job.site_id)
+        if shared_with is not None:
+            return f"site {shared_with} uses it"
+        if job.kind is JobKind.CLEANUP and self._is_the_sites(flight, site):
+            return "it is the one that the site is served with now, by another address of the same server"
+        return None
+
+    def _is_the_sites(self, flight: Flight, site: Site) -> bool:
+        """Whether the site has moved to another address or SSH port of the machine that it was on.
+
+        Its lineage then has the serial that was seen last, or the one that is shown at the new address.
+        """
+        job, own = flight.job, lifecycle.own_certificate_of(site)
+        assert flight.agent is not None
+        pem = flight.agent.look(flight.job_id, 0, job.domain).certificate_pem
+        if pem is None or own is None or site.server is None or site.server.key == job.server_key:
+            return False
+        try:
+            serial = certificate_from_pem(pem).serial
+        except CertificateUnreadableError:
+            return False
+        return serial in {own.serial, shown_serial(site.server, job.domain)}
 
     def _done(self, flight: Flight, message: str) -> None:
         def write() -> None:

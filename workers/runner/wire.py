@@ -12,7 +12,7 @@ from workers.core.model import Certificate, Server
 from workers.core.preflight.observed import Handshake, HandshakeError
 from workers.edges.errors import EdgeError
 from workers.edges.server.agent import ServerAgent
-from workers.edges.web.tls import Target, handshake_all
+from workers.edges.web.tls import Target, handshake, handshake_all
 
 HTTPS_PORT = 443
 _AFTER_RELOAD_SECONDS = 6.0
@@ -97,6 +97,13 @@ def _shows(chains: Mapping[str, bytes], certificate: Certificate) -> bool:
         except CertificateUnreadableError:
             continue
     return False
+
+
+def shown_serial(server: Server, name: str) -> str | None:
+    """The serial of the certificate that a server's port 443 shows for a name; None where none is seen from here."""
+    address = address_of(server.host)
+    certificate = handshake(address, HTTPS_PORT, name).certificate if address else None
+    return certificate.serial if certificate else None
 
 
 def address_of(host: str) -> str | None:

@@ -4,11 +4,12 @@
 that waits is cancelled, and its end is told together with the removal: one `ssl.status.changed`, to `none`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from contracts.codes import Code
 from workers.core.deciding.admission import Rejected
-from workers.core.model import JobId, JobState, LiveJob, Server, Site
+from workers.core.model import Certificate, JobId, JobState, LeftLineage, LiveJob, Server, Site
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,18 +17,18 @@ class RemovalAdmitted:
     """A new job that takes the certificate off the site's server.
 
     Attributes:
-        names: every name of the site, the primary first; the lineage has the primary's name.
-        server: where the site is.
+        names: every name of the lineage that goes, its own name first.
+        server: where it lies.
         cancels: the waiting job that ends for it, without a status of its own.
         supersedes: a dead job, whose letter must not bring it back.
-        left_server_key: `Server.key` of another server, on which the certificate last seen lies; None: there is none.
+        also: what the site has left elsewhere: on a server that it was moved from, or under its former domain.
     """
 
     names: tuple[str, ...]
     server: Server
     cancels: JobId | None = None
     supersedes: JobId | None = None
-    left_server_key: str | None = None
+    also: tuple[LeftLineage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +42,12 @@ class RemovedAtOnce:
     cancels: JobId
 
 
-def admit_removal(site: Site) -> RemovalAdmitted | RemovedAtOnce | Rejected:
+def admit_removal(site: Site, left: Sequence[LeftLineage] = ()) -> RemovalAdmitted | RemovedAtOnce | Rejected:
     """Decide what a removal does.
 
     Args:
         site: the site as stored, under its lock.
+        left: every lineage that certpilot has put on a server for the site and not taken away since.
     """
     job = site.job
     waiting = job is not None and (
@@ -56,21 +58,56 @@ def admit_removal(site: Site) -> RemovalAdmitted | RemovedAtOnce | Rejected:
             Code.ALREADY_PENDING,
             f"A request for {job.domain} is already being worked on. Send this one again when it has finished.",
         )
-    if site.certificate is None and not waiting:
+    if site.certificate is None and not left and not waiting:
         return Rejected(Code.NOT_ISSUED, f"No certificate is issued for site {site.site_id}.")
-    if waiting and job is not None and site.certificate is None and not _may_be_on_a_server(job):
+    started = waiting and job is not None and _may_be_on_a_server(job)
+    if waiting and job is not None and site.certificate is None and not left and not started:
         return RemovedAtOnce(job.job_id)
+    target = _target(site, left, started=started)
+    return RemovalAdmitted(
+        names=target.names,
+        server=target.server,
+        cancels=job.job_id if waiting and job is not None else None,
+        supersedes=job.job_id if job is not None and job.state is JobState.DEAD else None,
+        also=tuple(one for one in left if _place(one) != _place(target)),
+    )
+
+
+def _target(site: Site, left: Sequence[LeftLineage], *, started: bool) -> LeftLineage:
+    """What the removal's own job takes away: the site's lineage where it is now, unless only others are there."""
     # A waiting job and a certificate both came by a command that named domain and server.
     assert site.domain is not None
     assert site.server is not None
-    elsewhere = site.certificate is not None and site.certificate_server_key != site.server.key
-    return RemovalAdmitted(
-        names=tuple(dict.fromkeys((site.domain, *site.aliases))),
-        server=site.server,
-        cancels=job.job_id if waiting and job is not None else None,
-        supersedes=job.job_id if job is not None and job.state is JobState.DEAD else None,
-        left_server_key=site.certificate_server_key if elsewhere else None,
-    )
+    here = LeftLineage(tuple(dict.fromkeys((site.domain, *site.aliases))), site.server)
+    if not left or started or _place(here) in {_place(one) for one in left}:
+        return here
+    return left[0]
+
+
+def needed_no_more(
+    left: Sequence[LeftLineage], certificate: Certificate, cert_name: str, server: Server
+) -> list[LeftLineage]:
+    """Which of a site's lineages its new certificate makes needless.
+
+    On another server all are: the site has moved. On the same one, after a change of domain, those whose names the new
+    certificate has: visitors of the others would lose HTTPS, so they stay until the site's removal.
+
+    Args:
+        left: what the site has.
+        certificate: the one that is served now.
+        cert_name: its lineage.
+        server: where.
+    """
+    return [
+        one
+        for one in left
+        if _place(one) != (server.key, cert_name)
+        and (one.server.key != server.key or set(one.names) <= set(certificate.names))
+    ]
+
+
+def _place(lineage: LeftLineage) -> tuple[str, str]:
+    return lineage.server.key, lineage.cert_name
 
 
 def _may_be_on_a_server(job: LiveJob) -> bool:
