@@ -116,20 +116,23 @@ def server_at(conn: Connection, host: str) -> Server | None:
 
 @dataclass(frozen=True, slots=True)
 class SiteThere:
-    """A site on a server, as far as an adoption needs it."""
+    """A site on a server, as far as an adoption needs it; `removed`: its owner has had its certificate taken away."""
 
     site_id: str
     domain: str
     aliases: list[str]
     ssl_status: str
+    removed: bool
 
 
 def sites_on(conn: Connection, host: str) -> list[SiteThere]:
     """The sites on a host that have a domain, by their id."""
     with conn.cursor(row_factory=class_row(SiteThere)) as cursor:
         return cursor.execute(
-            "select site_id, domain, aliases, ssl_status from site where server_host = %s and domain is not null"
-            " order by site_id",
+            "select s.site_id, s.domain, s.aliases, s.ssl_status,"
+            " coalesce(j.kind = 'remove' and j.state = 'succeeded', false) as removed"
+            " from site s left join job j on j.id = s.job_id where s.server_host = %s and s.domain is not null"
+            " order by s.site_id",
             (host,),
         ).fetchall()
 

@@ -88,9 +88,9 @@ def next_due(conn: Connection, limit: int) -> list[str]:
     former are nearly all due, and where they are not (servers that are off) the latter are.
     """
     near = sql.SQL(
-        "(select site_id, certificate_server_key, ssl_expiry, renewal_due_at from site where ssl_status = 'active'"
+        "(select site_id, server_host, certificate_server_key, ssl_expiry, renewal_due_at from site where ssl_status = 'active'"
         "  order by ssl_expiry limit %(most)s)"
-        " union (select site_id, certificate_server_key, ssl_expiry, renewal_due_at from site"
+        " union (select site_id, server_host, certificate_server_key, ssl_expiry, renewal_due_at from site"
         "  where renewal_due_at <= certpilot_now() order by renewal_due_at limit %(most)s)"
     )
     due = sql.SQL("renewal_due_at <= certpilot_now()")
@@ -100,7 +100,7 @@ def next_due(conn: Connection, limit: int) -> list[str]:
 def cannot_wait(conn: Connection, limit: int, share_of_lifetime: float) -> list[str]:
     """Of the 10 * `limit` that are due the longest, those with no more than this share of the lifetime left, likewise."""
     near = sql.SQL(
-        "select site_id, certificate_server_key, ssl_expiry, certificate_not_before from site"
+        "select site_id, server_host, certificate_server_key, ssl_expiry, certificate_not_before from site"
         " where renewal_due_at <= certpilot_now() order by renewal_due_at limit %(most)s"
     )
     late = sql.SQL("ssl_expiry - certpilot_now() <= (ssl_expiry - certificate_not_before) * %(share)s")
@@ -116,7 +116,8 @@ def _a_few_of_each_server(
         "  where command_id is null and state in ('queued', 'running') group by server_key)"
         " select site_id from (select site_id, ssl_expiry, coalesce(busy.number, 0)"
         "   + row_number() over (partition by certificate_server_key order by ssl_expiry) as turn"
-        "  from ({near}) as near left join busy on busy.server_key = certificate_server_key where {which}) as due"
+        "  from ({near}) as near left join busy on busy.server_key = certificate_server_key where {which}"
+        "   and not exists (select from pause where scope in ('*', server_host))) as due"
         " where turn <= %(of_one_server)s order by ssl_expiry limit %(limit)s"
     ).format(near=near, which=which)
     rows = conn.execute(query, {**values, "of_one_server": OF_ONE_SERVER}).fetchall()

@@ -104,9 +104,10 @@ def renewals_due(conn: Connection, limit: int) -> list[str]:
 
 
 def own_renewals_under_way(conn: Connection) -> int:
-    """How many jobs that no command asked for are queued or running."""
+    """How many jobs that no command asked for are queued or running, but for those of paused servers."""
     row = conn.execute(
         "select count(*) from job where command_id is null and state in ('queued', 'running')"
+        " and not exists (select from pause where scope in ('*', server_host))"
     ).fetchone()
     return 0 if row is None else int(row[0])
 

@@ -7,7 +7,7 @@ import pytest
 from db import pace
 from db.pool import Connection, open_pool
 from workers.core.lifetime.pacing import SHARE_KEPT_FREE
-from workers.own_renewals import renew_due
+from workers.own_renewals import MOST_AT_ONCE, renew_due
 
 _SITES = """
 insert into site (site_id, domain, server_host, server_port, server_username, ssl_status, ssl_expiry, certificate_serial,
@@ -78,6 +78,18 @@ def test_a_server_with_many_sites_that_are_due_leaves_others_their_places(
         renew_due(pool)
     counted = "select server_host, count(*) from job group by server_host order by 2 desc, 1 limit 2"
     assert conn.execute(counted).fetchall() == [("198.51.100.10", 4), ("203.0.113.101", 1)]
+
+
+def test_paused_servers_hold_up_nobody_elses_renewals(conn: Connection, database_url: str) -> None:
+    fill(conn, 1, MOST_AT_ONCE, timedelta(hours=2))
+    with open_pool(database_url, "test", max_size=2) as pool:
+        assert renew_due(pool) == MOST_AT_ONCE
+        conn.execute("insert into pause (scope, paused_by) select distinct server_host, 'test' from site")
+        fill(conn, 1001, 1010, timedelta(hours=1))  # on servers that are paused
+        fill(conn, 2001, 2010, timedelta(hours=1), host="198.51.100.1")
+        assert renew_due(pool) == 4
+    counted = "select count(*) from job where server_host like '198.51.100.%'"
+    assert conn.execute(counted).fetchone() == (4,)
 
 
 def test_many_sites_due_at_once_make_the_pace_faster(conn: Connection, database_url: str) -> None:

@@ -15,7 +15,7 @@ CERTIFICATE = Certificate(
     "0a", ("a.example", "b.example"), "CA", NOW - timedelta(days=1), NOW + timedelta(days=89)
 )
 LINEAGE = Lineage("a.example", "webroot", CERTIFICATE)
-SITE = SiteThere("site", "a.example", ["b.example"], "none")
+SITE = SiteThere("site", "a.example", ["b.example"], "none", removed=False)
 
 
 def test_valid_certificate_for_all_names_of_a_site_is_taken_over() -> None:
@@ -37,6 +37,7 @@ def test_site_without_a_valid_certificate_gets_it(status: str) -> None:
     ("lineage", "site", "now", "why"),
     [
         (LINEAGE, replace(SITE, ssl_status="active"), NOW, "it is the site's already"),
+        (LINEAGE, replace(SITE, removed=True), NOW, "its owner has had it removed"),
         (LINEAGE, SITE, CERTIFICATE.not_after, "it has expired"),
         (LINEAGE, replace(SITE, aliases=["c.example"]), NOW, "it lacks names of the site"),
         (LINEAGE, replace(SITE, domain="c.example", aliases=[]), NOW, "no site on this server has it"),
@@ -51,3 +52,11 @@ def test_what_is_not_taken_over_says_why(lineage: Lineage, site: SiteThere, now:
     adoption = decide(lineage, [site], now)
     assert not adoption.adopted
     assert adoption.why.startswith(why)
+
+
+def test_of_two_sites_of_a_domain_the_one_that_has_it_or_was_not_removed_counts() -> None:
+    removed, other = replace(SITE, site_id="removed", removed=True), replace(SITE, site_id="other")
+    assert decide(LINEAGE, [removed, other], NOW).site_id == "other"
+    active = replace(other, ssl_status="active")
+    adoption = decide(LINEAGE, [SITE, active], NOW)
+    assert (adoption.site_id, adoption.adopted) == ("other", False)

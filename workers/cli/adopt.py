@@ -87,11 +87,13 @@ def decide(lineage: Lineage, sites: Sequence[SiteThere], now: datetime) -> Adopt
     """
     certificate = lineage.certificate
     names = list(certificate.names) if certificate else []
-    site = next((site for site in sites if site.domain == lineage.name), None)
+    site = _whose(lineage.name, sites)
     if certificate is None:
         why = "its certificate cannot be read"
     elif site is None:
         why = _of_another_name(lineage.name, certificate, sites)
+    elif site.removed:
+        why = "its owner has had it removed: issue the site"
     elif site.ssl_status == "active":
         why = "it is the site's already"
     elif now >= certificate.not_after:
@@ -109,6 +111,12 @@ def decide(lineage: Lineage, sites: Sequence[SiteThere], now: datetime) -> Adopt
         adopted=why == "taken over",
         why=why,
     )
+
+
+def _whose(domain: str, sites: Sequence[SiteThere]) -> SiteThere | None:
+    """The site of that domain; of several the one that has its certificate, and one that was removed last."""
+    theirs = [site for site in sites if site.domain == domain]
+    return min(theirs, key=lambda site: (site.ssl_status != "active", site.removed), default=None)
 
 
 def _of_another_name(lineage: str, certificate: Certificate, sites: Sequence[SiteThere]) -> str:
