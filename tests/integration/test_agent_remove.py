@@ -356,18 +356,31 @@ def test_certificate_is_revoked_by_its_own_account_before_it_is_deleted(server: 
     answer = server.run("remove", 1, "j", 0, "a.test", "revoke=yes")
     assert (answer["revoked"], answer["lineage"]) == ("yes", "removed")
     assert [line.split(" --logs-dir")[0] for line in server.log_lines()] == [
-        "nginx -s reload",
         "revoke -n --cert-name a.test --no-delete-after-revoke --account 0123abcd",
+        "nginx -s reload",
         "delete -n --cert-name a.test",
     ]
 
 
-def test_certificate_that_cannot_be_revoked_stays_with_its_lineage(server: Server) -> None:
+def test_certificate_that_cannot_be_revoked_stays_with_its_lineage_and_is_served(server: Server) -> None:
+    path = server.vhost(BY_CERTBOT)
+    before = path.read_text()
     said = "An unexpected error occurred:\nServiceBusy"
     answer = server.run("remove", 1, "j", 0, "a.test", "revoke=yes", fails="revoke", stderr=said)
     assert (answer["failed"], answer["removed"]) == ("revoke", None)
     assert answer.decoded("err").decode() == said
     assert (server.live / "cert.pem").exists()
+    assert path.read_text() == before
+    assert "nginx -s reload" not in server.log_lines()
+
+
+def test_edit_that_fails_after_revoking_tells_only_its_own_words(server: Server) -> None:
+    shared = server.vhost("ssl_certificate LIVE/fullchain.pem;\nssl_certificate_key LIVE/privkey.pem;\n")
+    answer = server.run("remove", 1, "j", 0, "a.test", "revoke=yes", stdout="Congratulations!")
+    assert (answer["revoked"], answer["failed"]) == ("yes", "edit")
+    assert answer.decoded("err").decode() == f"{shared} still uses the certificate\n"
+    assert "Congratulations" not in answer.text
+    assert answer.decoded("out") == b""
 
 
 @pytest.mark.parametrize(

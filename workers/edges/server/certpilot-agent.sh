@@ -285,7 +285,8 @@ unprobe() { sweep; take_away "$record"; finish OK; }
 
 # --- removal ---------------------------------------------------------------------------------------------------------
 # Each step may be repeated after a death at any point: a file is edited whole, edits that were not tested go back before
-# anything else, and the lineage goes last.
+# anything else, and the lineage goes last. Revoking comes before nginx is touched: where it cannot be done the site stays
+# as it is, and a revoked certificate that is shown for a moment more is what was asked for.
 remove() {
   [ $# -ge 1 ] && is_host "$1" || usage name
   name=$1 revoke=no; shift
@@ -294,7 +295,7 @@ remove() {
   trap '' HUP PIPE # who asked may be gone: half a removal is worse than a whole one that nobody heard of
   tmp=$(mktemp -d "$H/remove.XXXXXX") || die 'no room for temporary files'
   trap 'rm -rf "$tmp"' EXIT
-  unserve && { [ "$revoke" = no ] || revoke; } && delete && fact removed yes
+  nginx_stands && { [ "$revoke" = no ] || revoke; } && unserve && delete && fact removed yes
   finish OK
 }
 
@@ -313,10 +314,15 @@ using() {
   done | sort -u
 }
 
-unserve() {
+nginx_stands() {
   command -v nginx >/dev/null || return 0
   put_back
-  test_nginx || { failed nginx; return; }
+  test_nginx || failed nginx
+}
+
+unserve() {
+  command -v nginx >/dev/null || return 0
+  : >"$tmp/out" # what revoking printed is told no more
   using >"$tmp/files"
   old=$H/removed/$job.$fence # the old files are kept
   n=0
