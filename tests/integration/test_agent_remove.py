@@ -58,6 +58,15 @@ class Server(Agent):
         path.write_text(dedent(text).replace("LIVE", str(self.live)))
         return path
 
+    def other_lineage(self) -> Path:
+        """The folder of a lineage that stays."""
+        other = self.letsencrypt / "live/b.test"
+        other.mkdir()
+        leaf = self.authority.leaf("b.test").read_bytes()
+        for kind in ("fullchain", "privkey"):
+            (other / f"{kind}.pem").write_bytes(leaf)
+        return other
+
     def is_valid(self) -> bool:
         done = subprocess.run(
             [self.bin / "nginx", "-t"], capture_output=True, text=True, check=False, timeout=20
@@ -266,17 +275,106 @@ SHAPES = {
     }
     """,
     ),
+    "begun on one line": (
+        """\
+    server { listen 8080; listen [::]:8080; listen 8443 ssl; server_name a.test; root /var/www/a;
+     ssl_certificate LIVE/fullchain.pem;
+    ssl_certificate_key LIVE/privkey.pem;
+    }
+    server { listen 8090; server_name c.test; return 200 "c"; }
+    """,
+        """\
+    server {
+        listen 8080;
+        listen [::]:8080;
+        server_name a.test;
+        root /var/www/a;
+    }
+    server { listen 8090; server_name c.test; return 200 "c"; }
+    """,
+    ),
+    "all on one line": (
+        """\
+    server { listen 8443 ssl; server_name a.test; root /var/www/${host}; ssl_certificate LIVE/fullchain.pem; ssl_certificate_key LIVE/privkey.pem; location / { return 200 "a; ${host} \\"}"; } } # mine
+    """,
+        """\
+    server {
+        listen 80;
+        server_name a.test;
+        root /var/www/${host};
+        location / {
+            return 200 "a; ${host} \\"}";
+        }
+    } # mine
+    """,
+    ),
+    "a block that redirects has another certificate": (
+        """\
+    server {
+        listen 8444 ssl;
+        server_name www.a.test;
+        ssl_certificate OTHER/fullchain.pem;
+        ssl_certificate_key OTHER/privkey.pem;
+        return 301 https://a.test$request_uri;
+    }
+    server {
+        listen 8443 ssl;
+        server_name a.test www.a.test;
+        ssl_certificate LIVE/fullchain.pem;
+        ssl_certificate_key LIVE/privkey.pem;
+    }
+    """,
+        """\
+    server {
+        listen 8444 ssl;
+        server_name www.a.test;
+        ssl_certificate OTHER/fullchain.pem;
+        ssl_certificate_key OTHER/privkey.pem;
+        return 301 http://a.test$request_uri;
+    }
+    server {
+        listen 80;
+        server_name a.test www.a.test;
+    }
+    """,
+    ),
+    "another certificate as well": (
+        """\
+    server {
+        listen 8080;
+        server_name a.test;
+        return 301 https://$host$request_uri;
+    }
+    server {
+        listen 8443 ssl;
+        server_name a.test;
+        ssl_certificate LIVE/fullchain.pem;
+        ssl_certificate_key LIVE/privkey.pem;
+        ssl_certificate OTHER/fullchain.pem;
+        ssl_certificate_key OTHER/privkey.pem;
+    }
+    """,
+        """\
+    server {
+        listen 8080;
+        server_name a.test;
+        return 301 https://$host$request_uri;
+    }
+    server {
+        listen 8443 ssl;
+        server_name a.test;
+        ssl_certificate OTHER/fullchain.pem;
+        ssl_certificate_key OTHER/privkey.pem;
+    }
+    """,
+    ),
 }
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_vhost_is_left_as_an_http_site_that_nginx_accepts(server: Server, shape: str) -> None:
     before, after = (dedent(text) for text in SHAPES[shape])
-    leaf = server.authority.leaf("b.test")
-    other = server.letsencrypt / "live/b.test"
-    other.mkdir()
-    for kind in ("fullchain", "privkey"):
-        (other / f"{kind}.pem").write_bytes(leaf.read_bytes())
+    other = server.other_lineage()
     path = server.vhost(before.replace("OTHER", str(other)))
     original = path.read_text()
 
@@ -292,6 +390,102 @@ def test_vhost_is_left_as_an_http_site_that_nginx_accepts(server: Server, shape:
     assert server.lineage() == []
     assert [f.name for f in server.sites.iterdir()] == ["a.test"]
     assert (server.home / "removed/j.1/1").read_text() == original
+
+
+CERTIFICATE = "ssl_certificate LIVE/fullchain.pem;\nssl_certificate_key LIVE/privkey.pem;\n"
+OTHER = CERTIFICATE.replace("LIVE", "OTHER")
+VHOST = "server {{\n    {listen};\n    server_name a.test;\n    include {include};\n}}\n"
+REDIRECT = (
+    "server {\n    listen 8080;\n    server_name a.test;\n    return 301 https://$host$request_uri;\n}\n"
+)
+TLS = "listen 8443 ssl"
+INCLUDED = {
+    "beside HTTP": (
+        VHOST.format(listen="listen 8080;\n    listen 8443 ssl", include="snippets/a.conf"),
+        f"# a.test\n{CERTIFICATE}ssl_protocols TLSv1.3;\n",
+        VHOST.format(listen="listen 8080", include="snippets/a.conf"),
+        "# a.test\nssl_protocols TLSv1.3;\n",
+    ),
+    "TLS alone": (
+        VHOST.format(listen=TLS, include="snippets/a.conf"),
+        CERTIFICATE,
+        VHOST.format(listen="listen 80", include="snippets/a.conf"),
+        "",
+    ),
+    "by a pattern, with a block that redirects": (
+        REDIRECT + VHOST.format(listen=TLS, include='"snippets/?.co*"'),
+        CERTIFICATE,
+        'server {\n    listen 8080;\n    server_name a.test;\n    include "snippets/?.co*";\n}\n',
+        "",
+    ),
+    "on one line": (
+        "server { listen 8080; listen 8443 ssl; server_name a.test; include snippets/a.conf; }\n",
+        CERTIFICATE,
+        "server {\n    listen 8080;\n    server_name a.test;\n    include snippets/a.conf;\n}\n",
+        "",
+    ),
+    "the port too": (
+        VHOST.format(listen="listen 8080", include="snippets/a.conf"),
+        f"listen 8443 ssl;\n{CERTIFICATE}",
+        VHOST.format(listen="listen 8080", include="snippets/a.conf"),
+        "",
+    ),
+    "another certificate in the block": (
+        REDIRECT + VHOST.format(listen=f"{TLS};\n{OTHER.rstrip()[:-1]}", include="snippets/a.conf"),
+        CERTIFICATE,
+        REDIRECT + VHOST.format(listen=f"{TLS};\n{OTHER.rstrip()[:-1]}", include="snippets/a.conf"),
+        "",
+    ),
+    "another certificate in the file": (
+        REDIRECT + VHOST.format(listen="listen 8081", include="snippets/a.conf"),
+        f"listen 8443 ssl;\n{OTHER}{CERTIFICATE}",
+        REDIRECT + VHOST.format(listen="listen 8081", include="snippets/a.conf"),
+        f"listen 8443 ssl;\n{OTHER}",
+    ),
+}
+
+
+@pytest.mark.parametrize("shape", INCLUDED)
+def test_certificate_in_an_included_file_goes_with_the_tls_of_whoever_includes_it(
+    server: Server, shape: str
+) -> None:
+    other = str(server.other_lineage())
+    vhost, snippet, vhost_after, snippet_after = (
+        text.replace("LIVE", str(server.live)).replace("OTHER", other) for text in INCLUDED[shape]
+    )
+    path = server.vhost(vhost)
+    neighbour = server.vhost(
+        VHOST.format(listen=TLS, include="snippets/bb.conf").replace("a.test", "b.test"), "b.test"
+    )
+    kept = neighbour.read_text()
+    (server.nginx / "snippets").mkdir()
+    included, others = server.nginx / "snippets/a.conf", server.nginx / "snippets/bb.conf"
+    included.write_text(snippet)
+    others.write_text(OTHER.replace("OTHER", other))
+
+    answer = server.run("remove", 1, "j", 0, "a.test")
+
+    assert (answer["failed"], answer["edited"], answer["removed"]) == (None, "2", "yes"), answer.text
+    assert (path.read_text(), included.read_text()) == (vhost_after, snippet_after)
+    assert (neighbour.read_text(), others.read_text()) == (kept, OTHER.replace("OTHER", other))
+    assert server.is_valid()
+    assert server.lineage() == []
+    originals = {f.read_text() for f in (server.home / "removed/j.1").glob("?")}
+    assert originals == {vhost, snippet}
+
+
+def test_block_keeps_the_tls_that_another_included_file_gives_it(server: Server) -> None:
+    other = server.other_lineage()
+    (server.nginx / "snippets").mkdir()
+    mine, others = server.nginx / "snippets/a.conf", server.nginx / "snippets/b.conf"
+    mine.write_text(CERTIFICATE.replace("LIVE", str(server.live)))
+    others.write_text(OTHER.replace("OTHER", str(other)))
+    path = server.vhost(VHOST.format(listen=TLS, include="snippets/a.conf;\n    include snippets/b.conf"))
+    before = path.read_text()
+    answer = server.run("remove", 1, "j", 0, "a.test")
+    assert (answer["failed"], answer["removed"]) == (None, "yes")
+    assert (path.read_text(), mine.read_text()) == (before, "")
+    assert server.is_valid()
 
 
 def test_second_removal_finds_nothing_and_touches_nothing(server: Server) -> None:

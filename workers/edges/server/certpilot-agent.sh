@@ -307,6 +307,77 @@ failed() { # STEP: what it printed says why
 
 test_nginx() { timeout 20 nginx -T >"$tmp/config" 2>"$tmp/err"; }
 
+# What the two programs below know of nginx's language, in awk. Statements that share a line are taken apart only where
+# one of them may have to go alone; the paths of files come in the environment, where no backslash is read as an escape.
+NGINX_WORDS='
+  function bare(t) { sub(/#.*/, "", t); return t }
+  function statements(t,  c, i, n, quote, from, lead, nest) { # how many the line holds; they are in part[]
+    part[1] = t; c = bare(t)
+    if (c !~ /(^|[;{}])[ \t]*server[ \t]*[{][ \t]*[^ \t]/ && c !~ /(^|[;{}])[ \t]*(listen|server_name|ssl_[a-z_]+)[ \t][^;]*;[ \t]*[^ \t]/ &&
+      c !~ /[;{}][ \t]*(listen|server_name|ssl_[a-z_]+)[ \t]/) return 1
+    match(t, /^[ \t]*/); lead = substr(t, 1, RLENGTH); from = 1; n = nest = 0; quote = ""
+    for (i = 1; i <= length(t); i++) {
+      c = substr(t, i, 1)
+      if (c == "\\") i++
+      else if (quote != "") { if (c == quote) quote = "" }
+      else if (c == "\"" || c == "\047") quote = c
+      else if (c == "#") break
+      else if (c == "$" && substr(t, i + 1, 1) == "{") while (i < length(t) && substr(t, i, 1) != "}") i++
+      else if (c ~ /[;{}]/) {
+        if (c == "}" && nest) nest--
+        part[++n] = indented(lead, nest, substr(t, from, i - from + 1)); from = i + 1
+        if (c == "{") nest++
+      }
+    }
+    t = substr(t, from)
+    if (t ~ /^[ \t]*#/ && n) part[n] = part[n] t
+    else if (t ~ /[^ \t]/) part[++n] = indented(lead, nest, t)
+    return n
+  }
+  function indented(lead, nest, t) { sub(/^[ \t]+/, "", t); while (nest-- > 0) lead = lead "    "; return lead t }
+  function included(t, paths,  c, i, n, path, pattern) { # whether an `include` brings one of the files
+    if (paths == "" || !match(t, /^[ \t]*include[ \t]+[^;]+;/)) return 0
+    t = substr(t, 1, RLENGTH - 1); sub(/^[ \t]*include[ \t]+/, "", t); gsub(/["\047 \t]/, "", t)
+    if (t !~ /^[\/]/) t = ENVIRON["folder"] t
+    for (i = 1; i <= length(t); i++) {
+      c = substr(t, i, 1)
+      pattern = pattern (c == "*" ? "[^/]*" : c == "?" ? "[^/]" : c ~ /[A-Za-z0-9_\/-]/ ? c : c ~ /[\^\\]/ ? "\\" c : "[" c "]")
+    }
+    n = split(paths, path, "\n"); for (i = 1; i <= n; i++) if (path[i] ~ ("^" pattern "$")) return 1
+    return 0
+  }'
+
+# Of the configuration as nginx reads it: "edit FILE" where a server block uses the lineage, by itself or by a file that
+# it includes, and that file; the latter also as "snippet FILE". "other FILE" brings another certificate than this one.
+plan() {
+  folder=$1 awk -v lineage="/live/$name/" "$NGINX_WORDS"'
+    function look(t,  opened) {
+      t = bare(t)
+      if (!inside && t ~ /^[ \t]*server[ \t]*[{]?[ \t]*$/) { inside = blocks[file] = 1; level = depth; entered = 0 }
+      if (inside && t ~ /^[ \t]*include[ \t]/) includes[file] = includes[file] "\n" t
+      if (index(t, lineage)) uses[file] = 1
+      else if (t ~ /^[ \t]*ssl_certificate[ \t]/) others[file] = 1
+      opened = gsub(/[{]/, "{", t); depth += opened; if (inside && opened) entered = 1
+      depth -= gsub(/[}]/, "}", t); if (entered && depth <= level) inside = 0
+    }
+    /^# configuration file [\/].*:$/ { file = substr($0, 22, length($0) - 22); files[++count] = file; depth = inside = 0; next }
+    { n = statements($0); for (k = 1; k <= n; k++) look(part[k]) }
+    END {
+      for (i = 1; i <= count; i++) {
+        f = files[i]
+        if (blocks[f]) { if (uses[f]) print "edit " f }
+        else { if (uses[f]) snippets[++found] = f; if (others[f]) print "other " f }
+      }
+      for (i = 1; i <= count; i++) {
+        n = split(includes[files[i]], line, "\n")
+        for (k = 1; k <= n; k++) for (j = 1; j <= found; j++)
+          if (included(line[k], snippets[j])) { print "edit " files[i]; print "edit " snippets[j]; print "snippet " snippets[j] }
+      }
+    }' <"$tmp/config" | sort -u
+}
+
+planned() { sed -n "s/^$1 //p" "$tmp/plan"; }
+
 # The files of nginx's configuration that use the lineage; links are followed, as nginx does.
 using() {
   sed -n 's/^# configuration file \(.*\):$/\1/p' "$tmp/config" | while IFS= read -r f; do
@@ -323,7 +394,9 @@ nginx_stands() {
 unserve() {
   command -v nginx >/dev/null || return 0
   : >"$tmp/out" # what revoking printed is told no more
-  using >"$tmp/files"
+  folder=$(sed -n '/^# configuration file /{ s/^# configuration file \(.*\/\).*/\1/p; q; }' "$tmp/config")
+  plan "$folder" >"$tmp/plan"
+  planned edit | while IFS= read -r f; do readlink -f "$f"; done | sort -u >"$tmp/files"
   old=$H/removed/$job.$fence # the old files are kept
   n=0
   while IFS= read -r f; do
@@ -332,13 +405,11 @@ unserve() {
     [ -O "$f" ] && [ -O "${f%/*}" ] || { put_back; say "$f is not root's" >"$tmp/err"; failed edit; return; }
     mkdir -p "$old" && edit "$f" "$old/$n" || { put_back; die 'the configuration of nginx could not be written'; }
   done <"$tmp/files"
-  if [ "$n" -gt 0 ]; then
-    if ! test_nginx || [ -n "$(using)" ]; then
-      grep -q emerg "$tmp/err" || using | sed 's/$/ still uses the certificate/' >"$tmp/err"
-      put_back; failed edit; return
-    fi
-    : >"$old/settled"; sync "$old/settled"; fact edited "$n"
+  if { [ "$n" -gt 0 ] && ! test_nginx; } || [ -n "$(using)" ]; then
+    grep -q emerg "$tmp/err" || using | sed 's/$/ still uses the certificate/' >"$tmp/err"
+    put_back; failed edit; return
   fi
+  [ "$n" -eq 0 ] || { : >"$old/settled"; sync "$old/settled"; fact edited "$n"; }
   [ "$n" -eq 0 ] && [ ! -e "$LE/live/$name" ] || reload_nginx # also after a death between the edit and this
 }
 
@@ -364,10 +435,15 @@ put_back() { # the edits that were not tested, except where somebody has changed
 reload_nginx() { nginx -s reload 2>/dev/null; return 0; } # not running: then it shows nothing
 
 # A vhost without what certbot put there: its own lines, the other lines of TLS that cannot stand without a certificate,
-# and the blocks that only redirect to it, certbot's or somebody's, whose `listen` lines the vhost gets (back).
+# and the blocks that only redirect to it, certbot's or somebody's, whose `listen` lines the vhost gets (back). A block
+# that has another certificate as well keeps TLS. A file without a block is one that vhosts include.
 without() {
-  awk -v lineage="/live/$1/" '
-    function code(i,  t) { t = line[i]; sub(/#.*/, "", t); return t }
+  folder=$folder snippets=$(planned snippet) others=$(planned other) awk -v lineage="/live/$1/" "$NGINX_WORDS"'
+    function code(i) { return bare(line[i]) }
+    function is_tls_port(t) { return t ~ /^[ \t]*listen[ \t].*[ \t](ssl|quic)([ \t;]|$)/ }
+    function is_ours(t) { return t ~ /^[ \t]*ssl_(trusted_)?certificate(_key)?[ \t]/ && index(t, lineage) }
+    function is_others(t) { return (t ~ /^[ \t]*ssl_certificate[ \t]/ && !index(t, lineage)) || included(t, ENVIRON["others"]) }
+    function go(i) { gone[i] = touched[row[i]] = 1 }
     function names(b,  i, t, all, on) {
       for (i = first[b]; i <= last[b]; i++) {
         t = code(i)
@@ -385,47 +461,55 @@ without() {
       t = substr(t, RSTART + RLENGTH); if (t ~ /^[$](host|http_host|server_name)/) return "="
       sub(/[^A-Za-z0-9.-].*/, "", t); return t
     }
-    { line[NR] = $0 }
+    { raw[NR] = $0; n = statements($0); for (k = 1; k <= n; k++) { line[++count] = part[k]; row[count] = NR } }
     END {
-      for (i = 1; i <= NR; i++) {
+      for (i = 1; i <= count; i++) {
         t = code(i)
+        if (is_others(t)) { if (inside) keeps[blocks] = 1; else keeps[0] = 1 }
         if (!inside && t ~ /^[ \t]*server[ \t]*[{]?[ \t]*$/) { blocks++; first[blocks] = i; inside = 1; level = depth + 0; entered = 0 }
         if (inside && depth == level + 1) whole = t !~ /^[ \t]*(location|if)[ \t(]/ || t ~ /^[ \t]*location[ \t]+[\/][ \t]*[{]/
         if (inside && whole && target(t)) to[blocks] = target(t)
         opened = gsub(/[{]/, "{", t); depth += opened; if (inside && opened) entered = 1
         depth -= gsub(/[}]/, "}", t)
         if (!inside) continue
-        if (index(code(i), lineage)) uses[blocks] = 1
+        if (index(code(i), lineage) || included(code(i), ENVIRON["snippets"])) uses[blocks] = 1
         if (line[i] ~ /return[ \t]+404;[ \t]*# managed by Certbot/) redirects[blocks] = 1
         if (entered && depth <= level) { last[blocks] = i; inside = 0 }
       }
+      if (!blocks) for (i = 1; i <= count; i++) if (is_ours(code(i)) || (!keeps[0] && is_tls_port(code(i)))) go(i)
+      for (b = 1; b <= blocks; b++) if (uses[b] && keeps[b]) {
+        uses[b] = 0
+        for (i = first[b]; i <= last[b]; i++) if (is_ours(code(i))) go(i)
+      }
       for (b = 1; b <= blocks; b++) if (uses[b]) all = all names(b)
       for (b = 1; b <= blocks; b++) if (uses[b]) {
-        kept = 0; own = names(b)
+        kept = 0; lost = 0; own = names(b)
         for (i = first[b]; i <= last[b]; i++) {
-          if (line[i] ~ /^[ \t]*[}][ \t]*# managed by Certbot/) for (j = i; j > first[b]; j--) { gone[j] = 1; if (line[j] ~ /^[ \t]*if[ \t]*[(]/) break }
-          if (line[i] ~ /# managed by Certbot[ \t]*$/) gone[i] = 1
-          if (code(i) ~ /^[ \t]*ssl_(trusted_)?certificate(_key)?[ \t]/ && index(code(i), lineage)) gone[i] = 1
-          if (code(i) ~ /^[ \t]*listen[ \t].*[ \t](ssl|quic)([ \t;]|$)/) gone[i] = 1
+          if (line[i] ~ /^[ \t]*[}][ \t]*# managed by Certbot/) for (j = i; j > first[b]; j--) { go(j); if (line[j] ~ /^[ \t]*if[ \t]*[(]/) break }
+          if (line[i] ~ /# managed by Certbot[ \t]*$/ || is_ours(code(i))) go(i)
+          if (is_tls_port(code(i))) { go(i); if (!lost) lost = i }
           if (code(i) ~ /^[ \t]*if[ \t]*[(][ \t]*[$](scheme|https|server_port)/ && (target(code(i)) || target(code(i + 1)))) # by hand, as certbot does
-            for (j = i; j < last[b]; j++) { gone[j] = 1; if (code(j) ~ /[}]/) break }
+            for (j = i; j < last[b]; j++) { go(j); if (code(j) ~ /[}]/) break }
           if (!gone[i] && code(i) ~ /^[ \t]*listen[ \t]/) kept = 1
         }
         for (r = 1; r <= blocks; r++) {
           mine = redirects[r] ? common(names(r), own, 1) : !kept && to[r] && common(names(r), all, 1) && common(names(r), own, 0) && (to[r] == "=" || index(all, " " to[r] " "))
-          if (mine && !uses[r]) for (i = first[r]; i <= last[r]; i++) {
-            gone[i] = 1; x = code(i); gsub(/[ \t]+/, " ", x)
+          if (mine && !uses[r] && !keeps[r]) for (i = first[r]; i <= last[r]; i++) {
+            go(i); x = code(i); gsub(/[ \t]+/, " ", x)
             if (!kept && x ~ /^ ?listen / && !given[b, x]++) back[b] = back[b] line[i] "\n"
           }
         }
+        if (!kept && lost && !back[b]) { match(line[lost], /^[ \t]*/); back[b] = substr(line[lost], 1, RLENGTH) "listen 80;\n" }
       }
       for (b = 1; b <= blocks; b++) { # whoever sends visitors to one of these names sends them to HTTP
         own = names(b)
-        for (i = first[b]; i <= last[b]; i++) if ((x = target(code(i))) && !index(own, " " x " ") && index(all, " " x " ")) sub(/https:/, "http:", line[i])
+        for (i = first[b]; i <= last[b]; i++) if ((x = target(code(i))) && !index(own, " " x " ") && index(all, " " x " ")) { sub(/https:/, "http:", line[i]); touched[row[i]] = 1 }
+        if (back[b]) { for (i = first[b]; !index(code(i), "{"); i++); given_at[i] = b; touched[row[i]] = 1 }
       }
-      for (i = 1; i <= NR; i++) {
+      for (i = 1; i <= count; i++) { # a row that nothing was changed in stays as it was written
+        if (!touched[row[i]]) { if (row[i] != row[i - 1]) print raw[row[i]]; continue }
         if (!gone[i]) print line[i]
-        for (b = 1; b <= blocks; b++) if (back[b] && !done[b] && i >= first[b] && index(code(i), "{")) { printf "%s", back[b]; done[b] = 1 }
+        if (given_at[i]) printf "%s", back[given_at[i]]
       }
     }'
 }
