@@ -41,6 +41,11 @@ NETWORK = Table(
             not_that=_NOT_LIMIT, unless=("sshfailed",),
         ),
         Row(
+            ("valueerror: requesting ",),
+            Code.CA_UNREACHABLE, _S.ACCOUNT, "acme client.py _send_request: `Requesting HOST/PATH: WHY` in place of requests' long words",
+            not_that=_NOT_LIMIT, unless=("temporaryfailureinnameresolution", "nameorservicenotknown", "noaddressassociated"),
+        ),
+        Row(
             ("certificate is not yet valid", "not yet valid (_ssl.c"),
             Code.CLOCK_SKEW, _S.ACCOUNT, "OpenSSL X509_V_ERR_CERT_NOT_YET_VALID",
             says="This server's clock is behind: the CA's certificate looks to it as if it were not valid yet.",
