@@ -4,6 +4,8 @@ There is nothing to attach to: the script does it in one command that may be rep
 begins anew behind a newer fence.
 """
 
+from dataclasses import replace
+
 from contracts.codes import Code
 from contracts.titles import REMOVAL
 from db import claims, sites
@@ -112,7 +114,8 @@ def _told(report: RemovalReport, name: str, host: str) -> str:
 
 
 def _problem(report: RemovalReport, step: str) -> Problem:
-    finding = read_run(report.output).main
+    # Whatever ended the step, the script saw it end: a run without an exit code would be one that was killed.
+    finding = read_run(replace(report.output, exit_code=1)).main
     evidence = tuple(line.text for line in finding.evidence) or tuple(report.output.stderr.splitlines()[-3:])
     code = finding.code if finding.code not in {None, Code.INTERNAL} else None
     said = f" {finding.message}" if code is not None else f" {evidence[-1]}" if evidence else ""
