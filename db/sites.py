@@ -171,11 +171,12 @@ def set_server(conn: Connection, site_id: str, server: Server) -> None:
 def set_certificate(
     conn: Connection, site_id: str, certificate: Certificate, server_key: str, plan: Schedule
 ) -> None:
-    """Make the site active with a certificate that was seen on disk and on the wire, and plan what comes next."""
+    """Make the site active with a certificate that was seen, and plan what comes next: no renewal while a removal stands."""
     conn.execute(
         "update site set ssl_status = 'active', ssl_expiry = %s, certificate_serial = %s, certificate_names = %s,"
         " certificate_issuer = %s, certificate_not_before = %s, certificate_server_key = %s, ever_issued = true,"
-        " next_check_at = %s, renewal_due_at = %s, looks_gone = 0,"
+        " next_check_at = %s, looks_gone = 0, renewal_due_at = case when exists (select from job where job.id = site.job_id"
+        "  and job.kind = 'remove' and job.state <> 'succeeded') then null else %s end,"
         " error_code = null, error_message = null, updated_at = certpilot_now() where site_id = %s",
         (
             certificate.not_after, certificate.serial, list(certificate.names),

@@ -29,18 +29,22 @@ def claim_looks(conn: Connection, limit: int, hold_seconds: float) -> list[Watch
     """Take the sites whose look is due, the longest due first, skipping those that another process has taken.
 
     Each is due again after `hold_seconds`, should this process die; a look that was made plans the next. Sites that
-    have no certificate to look for at the moment (a command has moved them) are put off by an hour.
+    have no certificate to look for at the moment (a command has moved them, or takes it away) are put off by an hour.
     """
     with conn.cursor(row_factory=dict_row) as cursor:
         rows = cursor.execute(
-            "update site set next_check_at = certpilot_now() + case when ssl_status in ('active', 'expired')"
-            "  then make_interval(secs => %s) else interval '1 hour' end"
-            " where site_id in (select site_id from site where next_check_at <= certpilot_now()"
-            "                   order by next_check_at limit %s for update skip locked)"
+            "with due as materialized (select site_id as due_id, exists (select from job where job.id = site.job_id"
+            "  and job.kind = 'remove' and job.state in ('queued', 'running', 'waiting')) as is_being_removed"
+            "  from site where next_check_at <= certpilot_now() order by next_check_at limit %s for update skip locked)"
+            " update site set next_check_at = certpilot_now()"
+            "  + case when ssl_status in ('active', 'expired') and not is_being_removed"
+            "    then make_interval(secs => %s) else interval '1 hour' end"
+            " from due where site_id = due_id"
             " returning site_id, domain, aliases, server_host, server_port, server_username, server_host_key,"
             " server_public_addresses, ssl_status, ssl_expiry, certificate_serial, certificate_names,"
-            " certificate_issuer, certificate_not_before, certificate_server_key, at_risk_code, looks_wrong",
-            (hold_seconds, limit),
+            " certificate_issuer, certificate_not_before, certificate_server_key, at_risk_code, looks_wrong,"
+            " is_being_removed",
+            (limit, hold_seconds),
         ).fetchall()
     return [site for row in rows if (site := _watched(row)) is not None]
 
@@ -48,6 +52,8 @@ def claim_looks(conn: Connection, limit: int, hold_seconds: float) -> list[Watch
 def _watched(row: dict[str, Any]) -> WatchedSite | None:
     certificate = certificate_of(row)
     if certificate is None or row["server_host"] is None or row["ssl_status"] not in {"active", "expired"}:
+        return None
+    if row["is_being_removed"]:
         return None
     server = server_of(row)
     if server.key != row["certificate_server_key"] or row["domain"] not in certificate.names:

@@ -5,7 +5,7 @@ from uuid import uuid4
 
 from contracts.commands import RemoveSSL
 from contracts.titles import REMOVAL
-from db import jobs, lineages, sites
+from db import jobs, lineages, sites, watch
 from db.jobs import NewJob
 from db.pool import Connection
 from workers import announce, risks
@@ -54,6 +54,8 @@ def _admit(conn: Connection, about: About, decision: RemovalAdmitted, command: R
     removal = _new_job(JobKind.REMOVE, whose, decision.names, decision.server, command)
     queued = jobs.insert(conn, removal, REOFFER_SECONDS)
     sites.set_job(conn, about.site_id, job_id)
+    # For good, also where the removal dies: whoever asked for it wants no renewal.
+    watch.put_off_renewal(conn, about.site_id, None)
     announce.progress(conn, whose, Step.QUEUED, f"{REMOVAL}waiting for a free runner.")
     offer(conn, [queued])
     for left in decision.also:

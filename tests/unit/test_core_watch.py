@@ -22,7 +22,17 @@ from workers.core.lifetime.watch import (
     schedule,
     sight_of,
 )
-from workers.core.model import Certificate, JobId, JobState, LiveJob, Problem, Server, Site, SslStatus
+from workers.core.model import (
+    Certificate,
+    JobId,
+    JobKind,
+    JobState,
+    LiveJob,
+    Problem,
+    Server,
+    Site,
+    SslStatus,
+)
 from workers.core.preflight.observed import (
     CaaAnswer,
     DnsAnswer,
@@ -256,6 +266,18 @@ def test_certificate_is_renewed_for_its_own_names_whatever_was_asked_for_since()
 def test_site_with_work_under_way_is_put_off(state: JobState) -> None:
     working = replace(ACTIVE, job=LiveJob(JobId("1"), state, "b.example", NAMES, SERVER.key))
     assert isinstance(decide_own_renewal(working, NOW + timedelta(days=76)), datetime)
+
+
+@pytest.mark.parametrize("state", [state for state in JobState if state is not JobState.SUCCEEDED])
+def test_site_whose_removal_was_asked_for_is_not_renewed_whatever_became_of_it(state: JobState) -> None:
+    removal = LiveJob(JobId("1"), state, "b.example", NAMES, SERVER.key, kind=JobKind.REMOVE)
+    assert decide_own_renewal(replace(ACTIVE, job=removal), NOW + timedelta(days=76)) is None
+
+
+def test_site_that_has_a_certificate_again_after_its_removal_is_renewed() -> None:
+    removal = LiveJob(JobId("1"), JobState.SUCCEEDED, "b.example", NAMES, SERVER.key, kind=JobKind.REMOVE)
+    decision = decide_own_renewal(replace(ACTIVE, job=removal), NOW + timedelta(days=76))
+    assert isinstance(decision, OwnRenewal)
 
 
 def test_site_that_a_command_has_moved_is_not_forgotten() -> None:

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 from workers.core.deciding import lifecycle
 from workers.core.deciding.retry import RetryAction, RetryDecision
-from workers.core.model import Server, Site, SslStatus
+from workers.core.model import JobKind, JobState, Server, Site, SslStatus
 
 _SHARE_OF_WHAT_IS_LEFT = 1 / 4
 """Until the next try after one that has failed: 3.7 days, 2.8, 2.1 … for the last 15 of 90."""
@@ -46,10 +46,10 @@ def decide_own_renewal(site: Site, now: datetime) -> OwnRenewal | datetime | Non
 
     Returns:
         The renewal; or when to decide anew (a job is at work, or a command has moved the site); or None: never, until a
-        certificate is seen again.
+        certificate is seen again, or a command asks for one after a removal.
     """
     certificate = lifecycle.own_certificate_of(site)
-    if certificate is None or site.server is None or site.domain is None:
+    if certificate is None or site.server is None or site.domain is None or _leaves(site):
         return None
     lifetime = certificate.not_after - certificate.not_before
     if site.ssl_status not in {SslStatus.ACTIVE, SslStatus.EXPIRED} or _works(site):
@@ -69,6 +69,13 @@ def decide_own_renewal(site: Site, now: datetime) -> OwnRenewal | datetime | Non
 
 def _works(site: Site) -> bool:
     return site.job is not None and site.job.state in lifecycle.LIVE
+
+
+def _leaves(site: Site) -> bool:
+    """Whether a removal is the last that was asked for, whatever became of it."""
+    return (
+        site.job is not None and site.job.kind is JobKind.REMOVE and site.job.state is not JobState.SUCCEEDED
+    )
 
 
 def before_expiry(decision: RetryDecision, not_after: datetime | None, now: datetime) -> RetryDecision:
