@@ -217,6 +217,16 @@ def test_cancelling_an_older_job_leaves_the_site_to_the_newer_one(cli: Cli, conn
     assert words(outbox_events(conn)[-1]) == ("status.changed", "pending", 3)
 
 
+def test_cancelling_a_cleanup_says_nothing_of_its_site(cli: Cli, conn: Connection) -> None:
+    job_id = add_job(conn, "site_1")
+    conn.execute("update job set kind = 'cleanup' where id = %s", (job_id,))
+    conn.execute("update site set job_id = null, ssl_status = 'none'")
+    done = cli("jobs", "cancel", job_id)
+    assert (done.code, done.out) == (0, f"cancelled job {job_id}\n")
+    assert state_of(conn, job_id) == "cancelled"
+    assert [words(event) for event in outbox_events(conn)] == [("operator.action", "cancel", 1)]
+
+
 def test_cancelling_offers_the_next_job_of_the_server(cli: Cli, conn: Connection) -> None:
     first, second = add_job(conn, "site_1"), add_job(conn, "site_2", domain="www.example.org")
     cli("jobs", "cancel", first)

@@ -14,7 +14,7 @@ from workers.cli.arguments import add_by, add_json, add_limit, by_or_self
 from workers.cli.main import DONE, FAILED, USAGE
 from workers.cli.output import Cell, Column
 from workers.cli.trouble import database, in_words
-from workers.core.model import JobId, JobState
+from workers.core.model import JobId, JobKind, JobState
 
 _DEFAULT_JOBS = 100
 _SHORT_ID_CHARACTERS = 8
@@ -242,7 +242,8 @@ def _cancel_and_tell(conn: Connection, job_id: JobId, by: str, reason: str | Non
     sites.lock(conn, site_id)
     announce.operator_action(conn, "cancel", by=by, reason=reason, about=whose)
     if ended:
-        announce_cancelled(conn, whose, attempt=row.attempt)
+        if row.kind != JobKind.CLEANUP:  # whose end says nothing of the site
+            announce_cancelled(conn, whose, attempt=row.attempt)
         # It may have been the one that was offered when its server became free.
         offer(conn, jobs.next_after(conn, row.server_key, row.names))
     return ended
