@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -223,6 +224,31 @@ def test_broken_configuration_is_left_as_it_is_and_the_removal_goes_on_once_it_i
     certpilot.remove(site)
     certpilot.wait_for_event(site, "none", after=waiting.sequence)
     assert lineage_files(site) == ""
+    assert changes(certpilot.settled_feed(site), told) == [("active", "none")]
+
+
+def test_site_stays_as_it_is_while_the_ca_cannot_be_reached_to_revoke(
+    lab: Lab, certpilot: Installation
+) -> None:
+    site = new_site(lab)
+    told = issue(certpilot, site)
+    vhost = f"/etc/nginx/sites-available/{site.domain}"
+    before = site.server.read(vhost)
+    port = urlsplit(lab.ca.directory_url).port
+    assert port is not None
+    site.server.block(port, outgoing=True, how="reject")
+    try:
+        certpilot.remove(site, revoke=True)
+        waiting = certpilot.wait_until_waiting(site, "CA_UNREACHABLE", after=told)
+        assert site.server.read(vhost) == before
+        assert certpilot.view(site)["ssl_status"] == "active"
+        wait_for_http(site.server, site.domain, 301)
+    finally:
+        site.server.unblock()
+    certpilot.remove(site, revoke=True)
+    certpilot.wait_for_event(site, "none", after=waiting.sequence)
+    assert lineage_files(site) == ""
+    wait_for_http(site.server, site.domain, 200)
     assert changes(certpilot.settled_feed(site), told) == [("active", "none")]
 
 
