@@ -407,9 +407,9 @@ INCLUDED = {
         "# a.test\nssl_protocols TLSv1.3;\n",
     ),
     "TLS alone": (
-        VHOST.format(listen=TLS, include="snippets/a.conf"),
+        VHOST.format(listen=f"{TLS};\n    listen [::]:8443 ssl", include="snippets/a.conf"),
         CERTIFICATE,
-        VHOST.format(listen="listen 80", include="snippets/a.conf"),
+        VHOST.format(listen="listen 80;\n    listen [::]:80", include="snippets/a.conf"),
         "",
     ),
     "by a pattern, with a block that redirects": (

@@ -483,11 +483,11 @@ without() {
       }
       for (b = 1; b <= blocks; b++) if (uses[b]) all = all names(b)
       for (b = 1; b <= blocks; b++) if (uses[b]) {
-        kept = 0; lost = 0; own = names(b)
+        kept = lost = six = 0; own = names(b)
         for (i = first[b]; i <= last[b]; i++) {
           if (line[i] ~ /^[ \t]*[}][ \t]*# managed by Certbot/) for (j = i; j > first[b]; j--) { go(j); if (line[j] ~ /^[ \t]*if[ \t]*[(]/) break }
           if (line[i] ~ /# managed by Certbot[ \t]*$/ || is_ours(code(i))) go(i)
-          if (is_tls_port(code(i))) { go(i); if (!lost) lost = i }
+          if (is_tls_port(code(i))) { go(i); if (!lost) lost = i; if (code(i) ~ /[[]/) six = 1 }
           if (code(i) ~ /^[ \t]*if[ \t]*[(][ \t]*[$](scheme|https|server_port)/ && (target(code(i)) || target(code(i + 1)))) # by hand, as certbot does
             for (j = i; j < last[b]; j++) { go(j); if (code(j) ~ /[}]/) break }
           if (!gone[i] && code(i) ~ /^[ \t]*listen[ \t]/) kept = 1
@@ -499,7 +499,10 @@ without() {
             if (!kept && x ~ /^ ?listen / && !given[b, x]++) back[b] = back[b] line[i] "\n"
           }
         }
-        if (!kept && lost && !back[b]) { match(line[lost], /^[ \t]*/); back[b] = substr(line[lost], 1, RLENGTH) "listen 80;\n" }
+        if (!kept && lost && !back[b]) {
+          match(line[lost], /^[ \t]*/); x = substr(line[lost], 1, RLENGTH) "listen "
+          back[b] = x "80;\n" (six ? x "[::]:80;\n" : "")
+        }
       }
       for (b = 1; b <= blocks; b++) { # whoever sends visitors to one of these names sends them to HTTP
         own = names(b)
