@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from contracts.codes import Code
-from workers.core.deciding.admission import Rejected, Request, admit
+from workers.core.deciding.admission import Admitted, Rejected, Request, admit
 from workers.core.deciding.removal import RemovalAdmitted, RemovedAtOnce, admit_removal, needed_no_more
 from workers.core.model import (
     Certificate,
@@ -132,3 +132,13 @@ def test_request_for_a_certificate_takes_the_place_of_a_removal_that_waits(kind:
     answer = admit(Request(kind, "site", "a.example", ("b.example",), SERVER), site, NOW)
     assert not isinstance(answer, Rejected)
     assert getattr(answer, "supersedes", None) == JobId("1")
+
+
+@pytest.mark.parametrize("state", [JobState.DEAD, JobState.CANCELLED, JobState.FAILED])
+def test_issue_after_a_removal_that_came_to_nothing_takes_the_site_up_again(state: JobState) -> None:
+    site = replace(ISSUED, job=job(state, kind=JobKind.REMOVE))
+    answer = admit(Request(JobKind.ISSUE, "site", "a.example", ("b.example",), SERVER), site, NOW)
+    assert isinstance(answer, Admitted)
+    assert not answer.force
+    early = admit(Request(JobKind.RENEW, "site"), site, NOW)
+    assert isinstance(early, Rejected)

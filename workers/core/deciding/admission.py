@@ -11,6 +11,8 @@ leaves room:
   renewal waits for the owner makes it check now, and an issue with fewer names takes the place of a renewal that waits
   for a bad alias (B.6). Such an issue still renews when the window is open.
 - A job that waits for nothing stated (it is paused, or found its leases busy) is joined like one that waits on a server.
+- After a removal that did not come to its end a valid certificate is no reason to refuse an issue either: nothing is renewed
+  for the site any more, until its job has found that certificate.
 - *Active* is judged by the certificate's notAfter, on the request's server, for the request's domain. Only where the
   stored word is `none` or `pending` and no job lives is a valid certificate no reason to refuse: the site was moved and
   moved back; a refusal would leave that word for ever, while the job finds the certificate and orders nothing.
@@ -188,6 +190,8 @@ def _already_active(
 ) -> Rejected | None:
     own = _own(wanted, site)
     if own is None or not lifecycle.is_valid(own, valid_now) or not _has_all(own, wanted):
+        return None
+    if request.kind is JobKind.ISSUE and site.job is not None and site.job.kind.removes:
         return None
     if site.ssl_status not in {SslStatus.ACTIVE, SslStatus.EXPIRED}:
         return None
