@@ -18,8 +18,9 @@ def found(
     *,
     lapsed: bool = False,
     ended: Collection[Code] = frozenset(),
+    by_a_look: bool = False,
 ) -> None:
-    """Keep the cause with the site, and tell it where it is news.
+    """Keep the cause with the site, and tell it where it is news (`workers.core.lifetime.risk` has the rule).
 
     Args:
         conn: the caller's transaction.
@@ -27,9 +28,10 @@ def found(
         problem: the cause.
         lapsed: the certificate has expired.
         ended: causes that whoever has found this one has seen to be over: one of them gives way to any other.
+        by_a_look: the watch has found it, and no job.
     """
-    known = _known(sites.lock_risk(conn, about.site_id)[0])
-    if to_tell(None if known in ended else known, problem, lapsed=lapsed) and problem.code is not known:
+    told = _known(sites.lock_risk(conn, about.site_id)[0])
+    if to_tell(told, problem, lapsed=lapsed, ended=ended, by_a_look=by_a_look):
         sites.set_risk(conn, about.site_id, problem.code, problem.message)
         announce.certificate_at_risk(conn, about, problem)
 

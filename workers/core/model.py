@@ -287,10 +287,20 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What went wrong, ready for an event: `error` of DESIGN A.2 before its `fix` is looked up."""
+    """What went wrong, ready for an event: `error` of DESIGN A.2 before its `fix` is looked up.
+
+    Attributes:
+        code: of the catalogue.
+        message: what was found, where, and what to do.
+        names: the host names at fault, where it is about names.
+        retry_at: when it is tried again.
+        evidence: what else was seen.
+        beside: the codes of what stands beside it, by who has looked for everything; None: nobody has.
+    """
 
     code: Code
     message: str
     names: tuple[str, ...] = ()
     retry_at: datetime | None = None
     evidence: tuple[str, ...] = field(default=())
+    beside: frozenset[Code] | None = None

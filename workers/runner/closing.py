@@ -91,7 +91,14 @@ class Closing:
             "issued, not served", code, look.exit_code, "\n".join(evidence), fate=action.fate
         )
         assert code is not None
-        self._endings.problem(flight, Problem(code, message, names, evidence=evidence), closed)
+        # An order that went through shows that nothing else is in the way; an installation has not looked.
+        beside = None if self._only_installs(flight) else frozenset[Code]()
+        problem = Problem(code, message, names, evidence=evidence, beside=beside)
+        self._endings.problem(flight, problem, closed)
+
+    def _only_installs(self, flight: Flight) -> bool:
+        with transaction(self._pool) as conn:
+            return bool(outcomes.read_attempt(conn, flight.job).spec.get("only_install"))
 
     def _close_read(self, flight: Flight, look: Look) -> bool:
         """The run ended without the certificate: its output says why."""
@@ -115,8 +122,9 @@ class Closing:
         fate = OrderFate.NOT_MADE if dry_run else closing.fate or OrderFate.UNKNOWN
         failed = failed_names(reading.findings, flight.job.names)
         closed = ClosedAttempt("failed", code, look.exit_code, "\n".join(evidence), fate, failed)
+        beside = frozenset(one.code for one in reading.findings if one.code is not None)
         self._endings.problem(
-            flight, Problem(code, message, finding.names, finding.retry_at, evidence), closed
+            flight, Problem(code, message, finding.names, finding.retry_at, evidence, beside), closed
         )
         return False
 

@@ -21,6 +21,7 @@ from workers.announce import About
 from workers.core.deciding import lifecycle
 from workers.core.deciding.lifecycle import StatusEvent
 from workers.core.deciding.removal import needed_no_more
+from workers.core.lifetime.risk import over_for_a_job
 from workers.core.lifetime.watch import schedule
 from workers.core.model import Certificate, JobId, JobKind, JobState, Problem, Site, SslStatus, Step
 from workers.dispatch import offer
@@ -165,7 +166,8 @@ def _tell_risk(conn: Connection, job: HeldJob, problem: Problem) -> None:
     """A renewal of our own comes late in the window: what holds it up may let the certificate lapse."""
     if job.is_own_renewal:
         expiry = sites.expiry(conn, job.site_id)
-        risks.found(conn, about(job), problem, lapsed=expiry is not None and expiry <= pool.real_now(conn))
+        lapsed = expiry is not None and expiry <= pool.real_now(conn)
+        risks.found(conn, about(job), problem, lapsed=lapsed, ended=over_for_a_job(problem))
 
 
 def removed(conn: Connection, job: HeldJob, message: str) -> None:

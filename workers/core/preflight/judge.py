@@ -97,7 +97,11 @@ def _blocking(results: Sequence[CheckResult]) -> Problem | None:
     first, *others = bad
     assert first.code is not None
     return Problem(
-        first.code, first.message, first.names, evidence=tuple(result.message for result in others)
+        first.code,
+        first.message,
+        first.names,
+        evidence=tuple(result.message for result in others),
+        beside=frozenset(result.code for result in others if result.code is not None),
     )
 
 
