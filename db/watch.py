@@ -14,7 +14,7 @@ from workers.core.model import Certificate, Server, SslStatus
 
 @dataclass(frozen=True, slots=True)
 class WatchedSite:
-    """A site whose look is due; `certificate` is the one last known."""
+    """A site whose look is due; `certificate` is the one last known, `names` are the site's that are in it."""
 
     site_id: str
     names: tuple[str, ...]
@@ -58,10 +58,11 @@ def _watched(row: dict[str, Any]) -> WatchedSite | None:
     server = server_of(row)
     if server.key != row["certificate_server_key"] or row["domain"] not in certificate.names:
         return None
-    others = sorted(set(certificate.names) - {row["domain"]})
+    # A certificate that was there before may have names of other sites as well: what those show is not this one's.
+    aliases = sorted(set(row["aliases"]) & set(certificate.names) - {row["domain"]})
     return WatchedSite(
         site_id=row["site_id"],
-        names=(row["domain"], *(name for name in others if not name.startswith("*."))),
+        names=(row["domain"], *(name for name in aliases if not name.startswith("*."))),
         server=server,
         status=SslStatus(row["ssl_status"]),
         certificate=certificate,
@@ -70,12 +71,21 @@ def _watched(row: dict[str, Any]) -> WatchedSite | None:
     )
 
 
-def plan_looks(conn: Connection, next_looks: Sequence[tuple[str, datetime | None]]) -> None:
-    """Plan the next look of sites that show what they should, all in one statement; None: none any more."""
+def plan_looks(conn: Connection, next_looks: Sequence[tuple[WatchedSite, datetime | None]]) -> None:
+    """Plan the next look of sites that show what they should, all in one statement; None: none any more.
+
+    Those that a command or a renewal has moved since they were claimed are left alone.
+    """
     conn.execute(
         "update site set next_check_at = plan.at, looks_wrong = 0, looks_gone = 0"
-        " from unnest(%s::text[], %s::timestamptz[]) as plan(site_id, at) where site.site_id = plan.site_id",
-        ([site_id for site_id, _ in next_looks], [at for _, at in next_looks]),
+        " from unnest(%s::text[], %s::text[], %s::timestamptz[]) as plan(site_id, serial, at)"
+        " where site.site_id = plan.site_id and certificate_serial = plan.serial"
+        " and ssl_status in ('active', 'expired')",
+        (
+            [site.site_id for site, _ in next_looks],
+            [site.certificate.serial for site, _ in next_looks],
+            [at for _, at in next_looks],
+        ),
     )
 
 

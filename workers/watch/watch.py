@@ -5,7 +5,6 @@ open, also where public DNS leads. Only what is not as known costs more than tha
 the server's disk by SSH, read only and without a lease. What may take long runs beside the looks, which go on.
 """
 
-import random
 import threading
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -18,8 +17,8 @@ from db.pool import DatabaseError, Pool, transaction
 from db.watch import WatchedSite
 from workers import logs, metrics
 from workers.core.lifetime.renewal import window_of
-from workers.core.lifetime.risk import SEEN_BY_A_LOOK, SEEN_BY_SSH
-from workers.core.lifetime.watch import Sight, next_look_at, sight_of
+from workers.core.lifetime.risk import SEEN_BY_SSH
+from workers.core.lifetime.watch import Sight, sight_of
 from workers.core.model import Certificate
 from workers.core.preflight.observed import Handshake
 from workers.edges.web.dns import Resolver
@@ -84,7 +83,8 @@ class Watch:
         }
         for site in due:
             metrics.LOOKS.labels(sights[site.site_id].name.lower()).inc()
-        self._plan([site for site in due if sights[site.site_id] is Sight.AS_KNOWN], now)
+        well = [site for site in due if sights[site.site_id] is Sight.AS_KNOWN]
+        findings.as_known(self._pool, well, now)
         self._look_at_disks(due, sights, shown, now, aside)
         in_window = [site for site in due if window_of(site.certificate).is_open(now)]
         for first in range(0, len(in_window), _IN_DNS_AT_ONCE):
@@ -108,15 +108,6 @@ class Watch:
         ]
         shakes = iter(handshake_all(targets, ca_file=self._ca_file, timeout_seconds=_HANDSHAKE_SECONDS))
         return {site.site_id: [next(shakes) for _ in site.names] for site in due}
-
-    def _plan(self, as_known: Sequence[WatchedSite], now: datetime) -> None:
-        """What is as it should be is looked at again after its interval; what a look had found wrong is over."""
-        if as_known:
-            with transaction(self._pool) as conn:
-                watch.plan_looks(conn, [(site.site_id, _next(site, now)) for site in as_known])
-        for site in as_known:
-            if site.at_risk_code in SEEN_BY_A_LOOK:
-                findings.over(self._pool, site, SEEN_BY_A_LOOK)
 
     def _look_at_disks(
         self,
@@ -143,14 +134,6 @@ class Watch:
                     pass
         for looks in of_server.values():
             aside.submit(partial(self._disk.look, looks, now))
-
-
-def _next(site: WatchedSite, now: datetime) -> datetime | None:
-    """The next look; none for a certificate that lapsed a whole lifetime ago."""
-    known = site.certificate
-    if now > known.not_after + (known.not_after - known.not_before):
-        return None
-    return next_look_at(known, now, random.random())
 
 
 def _first(shakes: Sequence[Handshake]) -> Certificate:
