@@ -1,5 +1,7 @@
 """What endangers a renewal is told by the watch before it is due, and its end as well, without a new certificate."""
 
+from datetime import timedelta
+
 import pytest
 from cryptography import x509
 
@@ -129,3 +131,109 @@ def test_expired_site_whose_server_renews_at_last_is_active_again(
     active = certpilot.wait_for_event(site, "active", after=expired.sequence)
     assert active.detail["previousStatus"] == "expired"
     assert certpilot.view(site)["ssl_status"] == "active"
+
+
+def risks(certpilot: Installation, site: DemoSite, after: int) -> list[str | None]:
+    """The causes that were told, in their order; None: the end of one."""
+    told = [event for event in certpilot.settled_feed(site) if event.kind == "ssl.certificate.at_risk"]
+    return [event.code for event in told if event.sequence > after]
+
+
+def try_again(certpilot: Installation, site: DemoSite) -> None:
+    """Let the job that waits go on, and wait until it waits again."""
+    told = certpilot.sequence(site)
+    clock.move_ahead(certpilot.conn, timedelta(hours=3))
+    certpilot.wait_for_event(site, "waiting", after=told)
+
+
+def keep_unwatched(certpilot: Installation, site: DemoSite) -> None:
+    certpilot.conn.execute(
+        "update site set next_check_at = certpilot_now() + interval '80 days' where site_id = %s",
+        (site.site_id,),
+    )
+
+
+def test_causes_that_stand_together_are_not_told_in_turn_by_looks_and_jobs(
+    lab: Lab, certpilot: Installation
+) -> None:
+    site = new_site(lab, aliases=1)
+    certpilot.issue(site)
+    certpilot.wait_until_active(site)
+    before = certpilot.sequence(site)
+    lab.point(site.domain, to=lab.servers[1])
+    lab.dns.clear(site.aliases[0])
+    clock.move_ahead(certpilot.conn, timedelta(days=79))
+    certpilot.wait_for_event(site, "waiting", after=before)
+    for _ in range(2):
+        look_now(certpilot, site)
+        try_again(certpilot, site)
+    assert risks(certpilot, site, before) == ["DNS_NOT_RESOLVING"]
+    lab.point(site.aliases[0], to=site.server)
+    keep_unwatched(certpilot, site)
+    for _ in range(2):  # now the other one is what the job waits on
+        try_again(certpilot, site)
+        look_now(certpilot, site)
+    assert risks(certpilot, site, before) == ["DNS_NOT_RESOLVING", "DNS_WRONG_SERVER"]
+
+
+def test_job_that_is_held_up_by_something_else_than_before_tells_it(
+    lab: Lab, certpilot: Installation, site: DemoSite
+) -> None:
+    before = certpilot.sequence(site)
+    lab.point(site.domain, to=lab.servers[1])
+    keep_unwatched(certpilot, site)
+    clock.move_ahead(certpilot.conn, timedelta(days=14))
+    certpilot.wait_for_event(site, "waiting", after=before)
+    lab.point(site.domain, to=site.server)
+    site.server.write("/etc/nginx/conf.d/broken.conf", "nonsense;\n")
+    try:
+        keep_unwatched(certpilot, site)
+        try_again(certpilot, site)
+        assert risks(certpilot, site, before) == ["DNS_WRONG_SERVER", "NGINX_CONFIG_BROKEN"]
+    finally:
+        site.server.run(["rm", "/etc/nginx/conf.d/broken.conf"])
+
+
+def test_machine_that_the_certificate_was_copied_to_is_not_the_sites_server(
+    lab: Lab, certpilot: Installation, site: DemoSite
+) -> None:
+    before, other, domain = certpilot.sequence(site), lab.servers[1], site.domain
+    listen = "listen 80;\n listen [::]:80;\n listen 443 ssl;\n listen [::]:443 ssl;\n"
+    vhost = f"server {{\n {listen} server_name {domain};\n root /var/www/html;\n"
+    for file in ("fullchain", "privkey"):
+        other.write(f"/root/{domain}.{file}", site.server.read(f"/etc/letsencrypt/live/{domain}/{file}.pem"))
+    vhost += f" ssl_certificate /root/{domain}.fullchain;\n ssl_certificate_key /root/{domain}.privkey;\n}}\n"
+    other.write(f"/etc/nginx/conf.d/{domain}.conf", vhost)
+    try:
+        other.run(["nginx", "-s", "reload"])
+        wait_until_shown(
+            DemoSite(site.site_id, domain, (), other), served(lab, site.server, domain).serial_number
+        )
+        lab.point(domain, to=other)
+        look_now(certpilot, site)  # nothing that is sure
+        clock.move_ahead(certpilot.conn, timedelta(days=14))
+        certpilot.wait_for_event(site, "waiting", after=before)
+        for _ in range(2):
+            look_now(certpilot, site)
+            try_again(certpilot, site)
+        assert risks(certpilot, site, before) == ["DNS_WRONG_SERVER"]
+    finally:
+        other.run(["sh", "-c", f"rm /etc/nginx/conf.d/{domain}.conf; nginx -s reload"])
+
+
+def test_dns_at_fault_is_followed_before_the_window_opens(lab: Lab, certpilot: Installation) -> None:
+    site = new_site(lab)
+    certpilot.issue(site)
+    certpilot.wait_until_active(site)
+    before = certpilot.sequence(site)
+    certpilot.conn.execute(
+        "update site set at_risk_code = 'DNS_NOT_RESOLVING', at_risk_message = 'as told before' where site_id = %s",
+        (site.site_id,),
+    )
+    lab.point(site.domain, to=lab.servers[1])
+    look_now(certpilot, site)
+    moved = told(certpilot, site, before)
+    lab.point(site.domain, to=site.server)
+    look_now(certpilot, site)
+    back = told(certpilot, site, moved.sequence)
+    assert [moved.code, back.code] == ["DNS_WRONG_SERVER", None]

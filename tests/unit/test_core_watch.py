@@ -1,8 +1,7 @@
-"""When a site is looked at, what a look says, which risk is told, and when certpilot renews by itself."""
+"""When a site is looked at, what a look says, and when certpilot renews by itself."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from types import MappingProxyType
 
 import pytest
 
@@ -10,14 +9,11 @@ from contracts.codes import Code
 from workers.core.deciding.retry import RetryAction, RetryDecision
 from workers.core.lifetime.own_renewal import OwnRenewal, before_expiry, decide_own_renewal
 from workers.core.lifetime.renewal import due_at, renew_before, window_of
-from workers.core.lifetime.risk import to_tell
 from workers.core.lifetime.watch import (
     Looked,
     Loss,
-    PublicView,
     Sight,
     explain,
-    judge_public,
     next_look_at,
     schedule,
     sight_of,
@@ -33,14 +29,7 @@ from workers.core.model import (
     Site,
     SslStatus,
 )
-from workers.core.preflight.observed import (
-    CaaAnswer,
-    DnsAnswer,
-    DnsStatus,
-    Handshake,
-    HandshakeError,
-    NameAnswer,
-)
+from workers.core.preflight.observed import Handshake, HandshakeError
 
 NOW = datetime(2026, 11, 25, tzinfo=UTC)
 NAMES = ("a.example", "b.example")
@@ -171,82 +160,6 @@ def test_anything_else_on_the_wire_is_not_served(shown: list[Handshake]) -> None
 def test_older_certificate_put_back_is_not_taken_for_a_renewal() -> None:
     older = certificate("09", begins=NOW - timedelta(days=5))
     assert code_of(explain(SITE, shakes(older, older), older, NOW)) is Code.NOT_SERVED
-
-
-# --- public DNS -----------------------------------------------------------------------------------------------------
-
-
-def dns(*addresses: str, status: DnsStatus = DnsStatus.ANSWER) -> dict[str, NameAnswer]:
-    none = DnsAnswer(DnsStatus.NODATA if status is DnsStatus.ANSWER else status)
-    a = DnsAnswer(status, addresses)
-    return {"a.example": NameAnswer(a, none, CaaAnswer(DnsStatus.NODATA))}
-
-
-def judged(answers: dict[str, NameAnswer], *seen: Handshake) -> Code | PublicView:
-    view = judge_public(("a.example",), KNOWN, {SERVER.host}, MappingProxyType(answers), seen)
-    return view.code if isinstance(view, Problem) else view
-
-
-def there(shown: Certificate | None, address: str = "192.0.2.9") -> Handshake:
-    return Handshake(address, 443, "a.example", certificate=shown)
-
-
-def test_name_that_leads_elsewhere_is_told() -> None:
-    assert judged(dns("192.0.2.9"), there(certificate("ff"))) is Code.DNS_WRONG_SERVER
-    assert judged(dns(status=DnsStatus.NXDOMAIN)) is Code.DNS_NOT_RESOLVING
-
-
-def test_name_that_leads_here_by_whatever_way_is_well() -> None:
-    assert judged(dns(SERVER.host)) is PublicView.LEADS_HERE
-    by_another_address = judged(dns("192.0.2.9"), there(KNOWN))
-    assert by_another_address is PublicView.LEADS_HERE
-    assert judged(dns("104.16.1.1")) is PublicView.LEADS_HERE  # Cloudflare's
-
-
-def test_what_cannot_be_told_is_no_problem_and_ends_none() -> None:
-    assert judged(dns(status=DnsStatus.NO_REPLY)) is PublicView.UNKNOWN
-    assert judged(dns(status=DnsStatus.SERVFAIL)) is PublicView.UNKNOWN
-    assert judged({}) is PublicView.UNKNOWN
-    one_of_two = judged(dns(SERVER.host, "192.0.2.9"), there(certificate("ff")))
-    assert one_of_two is PublicView.UNKNOWN  # visitors and the CA reach either
-
-
-def test_every_name_has_to_lead_here() -> None:
-    other = {"b.example": dns("192.0.2.9")["a.example"]}
-    seen = [Handshake("192.0.2.9", 443, "b.example", certificate=certificate("ff"))]
-    view = judge_public(NAMES, KNOWN, {SERVER.host}, dns(SERVER.host) | other, seen)
-    assert isinstance(view, Problem)
-    assert (view.code, view.names) == (Code.DNS_WRONG_SERVER, ("b.example",))
-    assert judge_public(NAMES, KNOWN, {SERVER.host}, dns(SERVER.host), ()) is PublicView.UNKNOWN
-
-
-# --- risks ----------------------------------------------------------------------------------------------------------
-
-
-def test_cause_is_told_once_and_again_when_it_changes() -> None:
-    dns_wrong = Problem(Code.DNS_WRONG_SERVER, "m")
-    assert to_tell(None, dns_wrong, lapsed=False)
-    assert not to_tell(Code.DNS_WRONG_SERVER, dns_wrong, lapsed=False)
-    assert to_tell(Code.SERVER_UNREACHABLE, dns_wrong, lapsed=False)
-
-
-def test_what_blocks_less_does_not_take_the_place_of_what_blocks_more() -> None:
-    assert not to_tell(Code.DNS_WRONG_SERVER, Problem(Code.AUTO_RENEW_MISSING, "m"), lapsed=False)
-    assert to_tell(Code.AUTO_RENEW_MISSING, Problem(Code.DNS_WRONG_SERVER, "m"), lapsed=False)
-
-
-def test_two_causes_that_stand_together_are_told_once_each_at_most() -> None:
-    told, news = None, 0
-    for _ in range(10):
-        for code in (Code.SERVER_UNREACHABLE, Code.DNS_WRONG_SERVER, Code.AUTO_RENEW_FAILING):
-            if to_tell(told, Problem(code, "m"), lapsed=False):
-                told, news = code, news + 1
-    assert (told, news) == (Code.DNS_WRONG_SERVER, 2)
-
-
-def test_what_time_mends_is_no_risk_before_the_certificate_has_lapsed() -> None:
-    assert not to_tell(None, Problem(Code.TOO_MANY_REQUESTS, "m"), lapsed=False)
-    assert to_tell(None, Problem(Code.TOO_MANY_REQUESTS, "m"), lapsed=True)
 
 
 # --- our own renewals -----------------------------------------------------------------------------------------------

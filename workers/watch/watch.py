@@ -1,10 +1,11 @@
 """The watch: looks at what every active site really serves, and tells what it finds.
 
 A look is a handshake with SNI for each name, to the site's server and never through a proxy; while the renewal window is
-open, also where public DNS leads. Only what is not as known costs more than that: a second look soon after, then one at
+open, and at one of seven before it, also where public DNS leads. Only what is not as known costs more than that: a second look soon after, then one at
 the server's disk by SSH, read only and without a lease. What may take long runs beside the looks, which go on.
 """
 
+import random
 import threading
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from db import pool, watch
 from db.pool import DatabaseError, Pool, transaction
 from db.watch import WatchedSite
 from workers import logs, metrics
-from workers.core.lifetime.renewal import window_of
+from workers.core.lifetime.public_view import is_public
 from workers.core.lifetime.risk import SEEN_BY_SSH
 from workers.core.lifetime.watch import Sight, sight_of
 from workers.core.model import Certificate
@@ -47,6 +48,7 @@ class Watch:
 
     def __init__(self, db_pool: Pool, config: Settings) -> None:
         self._pool = db_pool
+        self._config = config
         self._ca_file = config.tls_ca_file
         self._directory_url = config.acme_directory_url
         self._disk = DiskLook(db_pool, config)
@@ -86,10 +88,12 @@ class Watch:
         well = [site for site in due if sights[site.site_id] is Sight.AS_KNOWN]
         findings.as_known(self._pool, well, now)
         self._look_at_disks(due, sights, shown, now, aside)
-        in_window = [site for site in due if window_of(site.certificate).is_open(now)]
-        for first in range(0, len(in_window), _IN_DNS_AT_ONCE):
-            part = in_window[first : first + _IN_DNS_AT_ONCE]
-            aside.submit(partial(public_dns.look, self._pool, self._resolver, self._ca_file, part))
+        public = [
+            site for site in due if is_public(site.certificate, site.at_risk_code, now, random.random())
+        ]
+        for first in range(0, len(public), _IN_DNS_AT_ONCE):
+            part = public[first : first + _IN_DNS_AT_ONCE]
+            aside.submit(partial(public_dns.look, self._pool, self._resolver, self._config, part))
         for site in due:
             if sights[site.site_id] is Sight.RENEWED:
                 findings.renewed(self._pool, self._directory_url, site, _first(shown[site.site_id]))

@@ -4,7 +4,7 @@ Intervals are fractions of the lifetime: a day for 90 days, two hours for 160, t
 costs a handshake for each name; a million sites of 90 days are 15 looks a second, of 45 days 31 (`looks_per_day`).
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -13,8 +13,7 @@ from contracts.codes import Code
 from workers.core.certificate import covers
 from workers.core.lifetime.renewal import due_at, window_of
 from workers.core.model import Certificate, Problem
-from workers.core.preflight.cloudflare import is_cloudflare
-from workers.core.preflight.observed import DnsStatus, Handshake, NameAnswer
+from workers.core.preflight.observed import Handshake
 
 _SHARE = 1 / 90
 _SHARE_IN_WINDOW = 1 / 180
@@ -189,58 +188,3 @@ def not_reloaded(host: str, disk: Certificate, names: Sequence[str]) -> Problem:
         " reloaded."
     )
     return Problem(Code.NGINX_RELOAD_FAILED, message, tuple(names))
-
-
-class PublicView(StrEnum):
-    """What a look at public DNS says where it finds nothing wrong."""
-
-    LEADS_HERE = (
-        "leads here"  # every address of every name is the server's, or Cloudflare's, or shows the certificate
-    )
-    UNKNOWN = "unknown"  # a resolver or an address did not answer, or only one of two ways leads here
-
-
-def judge_public(
-    names: Sequence[str],
-    known: Certificate,
-    own_addresses: Collection[str],
-    answers: Mapping[str, NameAnswer],
-    shakes: Sequence[Handshake],
-) -> Problem | PublicView:
-    """Whether the names' public DNS still leads to the site; what cannot be told is no problem, and ends none.
-
-    Args:
-        names: the site's names.
-        known: its certificate.
-        own_addresses: the server's, as far as they are known.
-        answers: of DNS, by name.
-        shakes: with public addresses that are neither the server's nor Cloudflare's.
-    """
-    showing = {
-        (shake.server_name, shake.address)
-        for shake in shakes
-        if shake.certificate and shake.certificate.serial == known.serial
-    }
-    asked = {shake.server_name for shake in shakes}
-    view = PublicView.LEADS_HERE
-    for name in names:
-        answer = answers.get(name)
-        addresses = answer.addresses if answer else ()
-        if answer and not addresses and _says_no(answer):
-            return Problem(Code.DNS_NOT_RESOLVING, f"{name} has neither an A nor an AAAA record.", (name,))
-        right = [
-            one for one in addresses if one in own_addresses or is_cloudflare(one) or (name, one) in showing
-        ]
-        if addresses and not right and name in asked:
-            where = ", ".join(addresses)
-            return Problem(
-                Code.DNS_WRONG_SERVER, f"{name} points to {where}, which is not the site's server.", (name,)
-            )
-        if not addresses or len(right) < len(addresses):
-            view = PublicView.UNKNOWN
-    return view
-
-
-def _says_no(answer: NameAnswer) -> bool:
-    none = {DnsStatus.NXDOMAIN, DnsStatus.NODATA}
-    return answer.a.status in none and answer.aaaa.status in none
