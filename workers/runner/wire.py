@@ -1,10 +1,11 @@
 """What visitors are shown: a TLS handshake with SNI for every name, straight to the server and never through a proxy."""
 
+import contextlib
 import ipaddress
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from workers.core.certificate import CertificateUnreadableError, certificate_from_pem
@@ -71,13 +72,28 @@ def _look_once(
     wrong: list[str] = []
     found = ""
     for shake in shakes:
-        shown = shake.certificate
-        if shake.error in _CLOSED_TO_US:
-            shown = _seen_by_the_server(agent, shake.server_name)
-        if shown is None or shown.serial != certificate.serial:
+        seen = shake
+        with contextlib.suppress(EdgeError):
+            seen = as_seen_there(agent, shake)
+        if seen.certificate is None or seen.certificate.serial != certificate.serial:
             wrong.append(shake.server_name)
-            found = found or _sentence(shake, shown, server)
+            found = found or _sentence(seen, server)
     return Served(not wrong, tuple(wrong), found)
+
+
+def is_closed_to_us(shake: Handshake) -> bool:
+    """Whether only the server itself can say what it shows."""
+    return shake.error in _CLOSED_TO_US
+
+
+def as_seen_there(agent: ServerAgent, shake: Handshake) -> Handshake:
+    """What the server's own addresses show, where the way is closed to us; as it was unless all that answer show the same.
+
+    Raises:
+        EdgeError: it could not be asked.
+    """
+    shown = _shown_there(agent, shake.server_name) if is_closed_to_us(shake) else None
+    return shake if shown is None else replace(shake, certificate=shown, error=None)
 
 
 def loaded_names(agent: ServerAgent, names: Sequence[str], certificate: Certificate) -> set[str]:
@@ -118,18 +134,17 @@ def address_of(host: str) -> str | None:
         return None
 
 
-def _seen_by_the_server(agent: ServerAgent, name: str) -> Certificate | None:
-    """The certificate that the server's own addresses show; None unless all that answer show the same."""
+def _shown_there(agent: ServerAgent, name: str) -> Certificate | None:
+    chains = [pem for pem in agent.served(name).values() if pem]
     try:
-        chains = [pem for pem in agent.served(name).values() if pem]
         shown = {certificate_from_pem(pem).serial: certificate_from_pem(pem) for pem in chains}
-    except (EdgeError, CertificateUnreadableError):
+    except CertificateUnreadableError:
         return None
     return next(iter(shown.values())) if len(shown) == 1 else None
 
 
-def _sentence(shake: Handshake, shown: Certificate | None, server: Server) -> str:
-    where = f"{server.host} port {HTTPS_PORT}"
+def _sentence(shake: Handshake, server: Server) -> str:
+    where, shown = f"{server.host} port {HTTPS_PORT}", shake.certificate
     if shown is None:
         why = f" ({shake.error})" if shake.error else ""
         return f"The certificate is on the server, but {where} shows none for {shake.server_name}{why}."

@@ -24,7 +24,7 @@ from workers.core.model import Certificate
 from workers.core.preflight.observed import Handshake
 from workers.edges.web.dns import Resolver
 from workers.edges.web.tls import Target, handshake_all
-from workers.runner.wire import HTTPS_PORT, address_of
+from workers.runner.wire import HTTPS_PORT, address_of, is_closed_to_us
 from workers.settings import Settings
 from workers.watch import findings, public_dns
 from workers.watch.aside import Aside
@@ -123,12 +123,15 @@ class Watch:
     ) -> None:
         """A first wrong look is looked at again, at the second the server is asked; one connection for all its sites.
 
-        Asked as well: a server that is said not to let us in, although its site is served.
+        Asked at once: where the way is closed to us, what the server itself shows; and a server that is said not to let
+        us in, although its site is served.
         """
         of_server: defaultdict[str, list[tuple[WatchedSite, Sequence[Handshake] | None]]] = defaultdict(list)
         for site in due:
             match sights[site.site_id]:
-                case Sight.WRONG if site.looks_wrong == 0:
+                case Sight.WRONG if site.looks_wrong == 0 and not any(
+                    map(is_closed_to_us, shown[site.site_id])
+                ):
                     findings.count_wrong(self._pool, site, now, gone=False)
                 case Sight.WRONG:
                     of_server[site.server.key].append((site, shown[site.site_id]))
