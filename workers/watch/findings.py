@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 
 from contracts.codes import Code
-from db import ca_memory, pool, sites, watch
+from db import ca_memory, lineages, pool, sites, watch
 from db.pool import Connection, Pool, transaction
 from db.watch import WatchedSite
 from workers import announce, logs, risks
@@ -95,6 +95,8 @@ def gone(db_pool: Pool, site: WatchedSite) -> None:
         if before is None or _has_live_job(before) or before.ssl_status is not SslStatus.ACTIVE:
             return
         lifecycle.advance(before.ssl_status, StatusEvent.GONE)
+        risks.over(conn, About(site.site_id))
+        lineages.drop(conn, site.site_id, site.server.key, site.names[0])
         sites.set_removed(conn, site.site_id)
         sites.set_error(conn, site.site_id, problem.code, problem.message)
         announce.status_changed(conn, About(site.site_id), previous=before.ssl_status, problem=problem)
