@@ -4,7 +4,8 @@ from psycopg.rows import dict_row
 
 from db.pool import Connection
 from db.sites import server_of
-from workers.core.model import LeftLineage, Server
+from workers.core.deciding.removal import LeftLineage
+from workers.core.model import Server
 
 
 def put(conn: Connection, site_id: str, names: tuple[str, ...], server: Server) -> None:

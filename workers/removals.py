@@ -13,8 +13,8 @@ from workers.announce import About
 from workers.core.deciding import lifecycle
 from workers.core.deciding.admission import Rejected
 from workers.core.deciding.lifecycle import StatusEvent
-from workers.core.deciding.removal import RemovalAdmitted, RemovedAtOnce, admit_removal
-from workers.core.model import JobId, JobKind, LeftLineage, Problem, Server, Site, Step
+from workers.core.deciding.removal import LeftLineage, RemovalAdmitted, RemovedAtOnce, admit_removal
+from workers.core.model import JobId, JobKind, Problem, Server, Site, Step
 from workers.dispatch import REOFFER_SECONDS, offer
 
 _CANCELLED = f"{REMOVAL}the request for a certificate is cancelled."

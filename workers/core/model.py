@@ -241,24 +241,6 @@ class LiveJob:
 
 
 @dataclass(frozen=True, slots=True)
-class LeftLineage:
-    """A certificate's files that certpilot has put on a server for a site, and has not taken away.
-
-    Attributes:
-        names: of the certificate, the one that the lineage is called by first.
-        server: where it lies.
-    """
-
-    names: tuple[str, ...]
-    server: Server
-
-    @property
-    def cert_name(self) -> str:
-        """What certbot calls it."""
-        return self.names[0]
-
-
-@dataclass(frozen=True, slots=True)
 class Site:
     """A site as the database has it, read under its row lock.
 

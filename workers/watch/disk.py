@@ -102,11 +102,14 @@ class DiskLook:
     def _conclude_silence(
         self, site: WatchedSite, error: EdgeError, now: datetime, shown: Sequence[Handshake] | None
     ) -> None:
-        """Before the window opens nothing is renewed, so a server that is off puts nothing at risk yet."""
+        """Before the window opens nothing is renewed, so a server that is off puts nothing at risk yet.
+
+        Told at the first such look: a handshake and three tries of SSH have then waited for half a minute.
+        """
         if shown is None:
             return
         findings.count_wrong(self._pool, site, now, gone=False)
-        if site.looks_wrong > 0 and window_of(site.certificate).is_open(now):
+        if window_of(site.certificate).is_open(now):
             problem = Problem(error.code, error.message, evidence=error.evidence)
             findings.at_risk(self._pool, site, problem, SEEN_BY_SSH)
 

@@ -9,7 +9,25 @@ from dataclasses import dataclass
 
 from contracts.codes import Code
 from workers.core.deciding.admission import Rejected
-from workers.core.model import Certificate, JobId, JobState, LeftLineage, LiveJob, Server, Site
+from workers.core.model import Certificate, JobId, JobState, LiveJob, Server, Site
+
+
+@dataclass(frozen=True, slots=True)
+class LeftLineage:
+    """A certificate's files that certpilot has put on a server for a site, and has not taken away.
+
+    Attributes:
+        names: of the certificate, the one that the lineage is called by first.
+        server: where it lies.
+    """
+
+    names: tuple[str, ...]
+    server: Server
+
+    @property
+    def cert_name(self) -> str:
+        """What certbot calls it."""
+        return self.names[0]
 
 
 @dataclass(frozen=True, slots=True)
