@@ -7,13 +7,18 @@ import pytest
 
 from contracts.codes import Code
 from workers.core.deciding.admission import Admitted, Rejected, Request, admit
-from workers.core.deciding.removal import LeftLineage, RemovalAdmitted, RemovedAtOnce, admit_removal, needed_no_more
+from workers.core.deciding.removal import (
+    LeftLineage,
+    RemovalAdmitted,
+    RemovedAtOnce,
+    admit_removal,
+    needed_no_more,
+)
 from workers.core.model import (
     Certificate,
     JobId,
     JobKind,
     JobState,
-    LeftLineage,
     LiveJob,
     Server,
     Site,
@@ -107,7 +112,7 @@ def test_what_the_site_has_left_elsewhere_is_removed_too() -> None:
 @pytest.mark.parametrize("waiting", [None, job(JobState.WAITING), job(JobState.FAILED)])
 @pytest.mark.parametrize("left", [OLD_SERVER, OLD_DOMAIN])
 def test_site_that_has_nothing_where_it_is_now_loses_what_it_has_elsewhere(
-    left: waiting: LiveJob | None
+    left: LeftLineage, waiting: LiveJob | None
 ) -> None:
     answer = admit_removal(replace(NOTHING, job=waiting), [left])
     assert isinstance(answer, RemovalAdmitted)
