@@ -19,7 +19,7 @@ demo: ## Two sites from a JSON command to a valid certificate, all parts real, o
 test: ## Lint, then every test on real parts (PYTEST='-k name' to choose)
 	@$(BOOTSTRAP) lab
 	@$(MAKE) --no-print-directory check
-	@exec $(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder --ignore=tests/soak --ignore-glob='tests/system/test_failures_*' $(PYTEST)
+	@exec $(PY) -m pytest -n 4 --dist loadfile --no-loadscope-reorder --ignore=tests/soak --ignore-glob='tests/system/test_failures_*' $(PYTEST)
 
 failures: ## Only the real lab put into each state of failure and mended again and the short soak; beside `make test`, for their length
 	@$(BOOTSTRAP) lab
