@@ -12,6 +12,7 @@ import pytest
 from deploy.lab.acme_messages import Reply
 from deploy.lab.lab import Lab
 from deploy.lab.server import CustomerServer
+from tests.support.waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -87,9 +88,8 @@ def test_power_cut_ends_every_process_and_keeps_the_disk(lab: Lab) -> None:
     server.write("/etc/kept", "kept")
     server.write("/run/gone", "gone")
     server.run(["sh", "-c", "(sleep 1000 & setsid sleep 1000) > /dev/null 2>&1 &"])
-    inside = server.cell.processes("sleep")
+    inside = until(lambda: server.cell.processes("sleep"), what="the programs' start")
     boot_id = server.read("/proc/sys/kernel/random/boot_id")
-    assert inside
     server.reboot()
     assert [pid for pid in inside if Path(f"/proc/{pid}").exists()] == []
     assert server.read("/etc/kept") == "kept"

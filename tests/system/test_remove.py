@@ -62,6 +62,7 @@ def lineage_files(site: DemoSite) -> str:
 def test_removed_and_revoked_site_answers_http_and_has_nothing_left(
     lab: Lab, certpilot: Installation
 ) -> None:
+    revoked_before = len(lab.ca.production.requests("revoke"))
     neighbour = new_site(lab)
     issue(certpilot, neighbour)
     site = new_site(lab, aliases=1)
@@ -86,7 +87,7 @@ def test_removed_and_revoked_site_answers_http_and_has_nothing_left(
         wait_for_http(site.server, name, 200)
         assert "Certbot" not in site.server.read(f"/etc/nginx/sites-available/{name}")
     assert lineage_files(site) == ""
-    assert [seen.status for seen in lab.ca.production.requests("revoke")] == [200]
+    assert [seen.status for seen in lab.ca.production.requests("revoke")[revoked_before:]] == [200]
     view = certpilot.view(site)
     assert (view["ssl_status"], view["ssl_expiry"], view["renewal_due_at"], view["next_check_at"]) == (
         "none",
