@@ -1,11 +1,13 @@
 """What a job's end leaves in its site's row."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from contracts.codes import Code
-from db import reader_views, sites
+from db import lineages, reader_views, sites
 from db.pool import Connection, Pool, transaction
 from tests.support.held_jobs import SERVER, add_job, take
+from workers.core.deciding.removal import LeftLineage
 from workers.core.lifetime.watch import schedule
 from workers.core.model import Certificate, JobState, Problem
 from workers.runner import outcome
@@ -49,3 +51,15 @@ def test_certificate_that_is_still_the_sites_own_stays_when_a_job_fails(pool: Po
     fail(pool, "old.example")
     row = reader_views.read(conn, "site")[0]
     assert (row.ssl_status, row.ssl_expiry) == ("active", CERTIFICATE.not_after)
+
+
+def test_lineage_that_a_site_leaves_on_a_server_is_known_by_every_name_of_its_certificate(
+    pool: Pool, conn: Connection
+) -> None:
+    """One that was there before certpilot may serve other names too, which a cleanup must not take away unawares."""
+    job = take(pool, add_job(conn, "old.example", site="site"))
+    found = replace(CERTIFICATE, names=("extra.example", "old.example"))
+    with transaction(pool) as writing:
+        outcome.succeed(writing, job, found, "found", None)
+    (left,) = lineages.of_site(conn, "site")
+    assert left == LeftLineage(("old.example", "extra.example"), SERVER)

@@ -38,6 +38,16 @@ def certpilot(installation: Installation) -> Iterator[Installation]:
 
 
 @pytest.fixture(scope="module")
+def certpilot_of_module(lab: Lab, postgres: PostgresServer, rabbit: RabbitNode) -> Iterator[Installation]:
+    """A certpilot that all tests of a module share, every role running in this process."""
+    with (
+        installed(lab, postgres, rabbit, template=TEMPLATE) as made,
+        running(made.settings(), *ROLES),
+    ):
+        yield made
+
+
+@pytest.fixture(scope="module")
 def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for what a module's processes say."""
     return tmp_path_factory.mktemp("logs")

@@ -1,36 +1,24 @@
 """A site that moves to another server, address or domain: what it leaves behind goes, and nothing that it still needs."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from deploy.lab.lab import Lab
-from deploy.lab.postgres import PostgresServer
-from deploy.lab.rabbitmq import RabbitNode
 from deploy.lab.server import CustomerServer
-from tests.conftest import TEMPLATE
 from tests.support.installation import (
-    ROLES,
     DemoSite,
     Event,
     Installation,
-    installed,
     names_of,
     new_site,
     orders_of,
     shown,
 )
-from tests.support.roles import running
 from tests.support.waiting import until
 
 
 @pytest.fixture(scope="module")
-def certpilot(lab: Lab, postgres: PostgresServer, rabbit: RabbitNode) -> Iterator[Installation]:
-    with (
-        installed(lab, postgres, rabbit, template=TEMPLATE) as made,
-        running(made.settings(), *ROLES),
-    ):
-        yield made
+def certpilot(certpilot_of_module: Installation) -> Installation:
+    return certpilot_of_module
 
 
 @pytest.fixture

@@ -1,38 +1,27 @@
 """RemoveSSL: the certificate goes off its server, a working HTTP site stays."""
 
 import subprocess
-from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 import pytest
 
 from deploy.lab.lab import Lab
-from deploy.lab.postgres import PostgresServer
-from deploy.lab.rabbitmq import RabbitNode
-from tests.conftest import TEMPLATE
 from tests.support.installation import (
     CERTPILOT,
-    ROLES,
     DemoSite,
     Event,
     Installation,
-    installed,
     new_site,
     orders_of,
     shown,
     wait_for_http,
 )
-from tests.support.roles import running
 from tests.support.waiting import until
 
 
 @pytest.fixture(scope="module")
-def certpilot(lab: Lab, postgres: PostgresServer, rabbit: RabbitNode) -> Iterator[Installation]:
-    with (
-        installed(lab, postgres, rabbit, template=TEMPLATE) as made,
-        running(made.settings(), *ROLES),
-    ):
-        yield made
+def certpilot(certpilot_of_module: Installation) -> Installation:
+    return certpilot_of_module
 
 
 def issue(certpilot: Installation, site: DemoSite) -> int:

@@ -1,35 +1,24 @@
 """Renewing, and more names, for a site that is active: it stays active all the while."""
 
-from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
 
 from db import clock
 from deploy.lab.lab import Lab
-from deploy.lab.postgres import PostgresServer
-from deploy.lab.rabbitmq import RabbitNode
-from tests.conftest import TEMPLATE
 from tests.support.installation import (
-    ROLES,
     DemoSite,
     Installation,
-    installed,
     names_of,
     new_site,
     orders_of,
     served,
 )
-from tests.support.roles import running
 
 
 @pytest.fixture(scope="module")
-def certpilot(lab: Lab, postgres: PostgresServer, rabbit: RabbitNode) -> Iterator[Installation]:
-    with (
-        installed(lab, postgres, rabbit, template=TEMPLATE) as made,
-        running(made.settings(), *ROLES),
-    ):
-        yield made
+def certpilot(certpilot_of_module: Installation) -> Installation:
+    return certpilot_of_module
 
 
 @pytest.fixture(scope="module")

@@ -114,7 +114,7 @@ def decide(lineage: Lineage, sites: Sequence[SiteThere], now: datetime) -> Adopt
 
 
 def _whose(domain: str, sites: Sequence[SiteThere]) -> SiteThere | None:
-    """The site of that domain; of several the one that has its certificate, and one that was removed last."""
+    """The site of that domain; of several the one that has its certificate; one that was removed only where there is no other."""
     theirs = [site for site in sites if site.domain == domain]
     return min(theirs, key=lambda site: (site.ssl_status != "active", site.removed), default=None)
 

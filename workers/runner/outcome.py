@@ -114,7 +114,9 @@ def succeed(
         conn, about(job), previous=site.ssl_status, problem=None if was_active else problem
     )
     _let_the_next_one_go(conn, job)
-    lineages.put(conn, job.site_id, job.names, job.server)
+    # A certificate that was there before may have more names than the site; a cleanup has to know of them.
+    others = (name for name in certificate.names if name != job.domain)
+    lineages.put(conn, job.site_id, (job.domain, *others), job.server)
     if is_the_sites:
         # After the offer above, which would otherwise find the cleanups among those that have waited, and offer them again.
         for left in needed_no_more(lineages.of_site(conn, job.site_id), certificate, job.domain, job.server):
@@ -124,7 +126,7 @@ def succeed(
 def _tell_what_it_replaced(
     conn: Connection, job: HeldJob, site: Site, certificate: Certificate, remark: Remark
 ) -> None:
-    """A renewal, and the end of a risk or the one that the server's own renewals are."""
+    """Tell of a renewal, and of a risk: of its end, or that the server will not renew by itself."""
     known = lifecycle.own_certificate_of(site)
     if (
         known is not None

@@ -86,15 +86,15 @@ class Removing:
         Its lineage then has the serial that was seen last, or the one that is shown at the new address.
         """
         job, own = flight.job, lifecycle.own_certificate_of(site)
+        if own is None or site.server is None or site.server.key == job.server_key:
+            return False
         assert flight.agent is not None
         pem = flight.agent.look(flight.job_id, 0, job.domain).certificate_pem
-        if pem is None or own is None or site.server is None or site.server.key == job.server_key:
-            return False
         try:
-            serial = certificate_from_pem(pem).serial
+            serial = certificate_from_pem(pem).serial if pem else None
         except CertificateUnreadableError:
             return False
-        return serial in {own.serial, shown_serial(site.server, job.domain)}
+        return serial is not None and serial in {own.serial, shown_serial(site.server, job.domain)}
 
     def _done(self, flight: Flight, message: str) -> None:
         def write() -> None:

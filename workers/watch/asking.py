@@ -16,10 +16,7 @@ def agent_of(server: Server, config: Settings) -> Iterator[ServerAgent]:
     Raises:
         EdgeError: it does not let us in.
     """
-    connection = SshConnection.connect(
+    with SshConnection.connect(
         server, key_files=config.ssh_private_key_file, known_hosts_file=config.ssh_known_hosts_file
-    )
-    try:
+    ) as connection:
         yield ServerAgent(connection, server, Fence(0))
-    finally:
-        connection.close()

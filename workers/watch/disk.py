@@ -65,6 +65,8 @@ class DiskLook:
         dark = all(shown and not any(shake.certificate for shake in shown) for _, shown in looks)
         closed = [shake for _, shown in looks for shake in shown or () if is_closed_to_us(shake)]
         answer = (self._silent_since(looks[0][0]) if dark else None) or self._ask(server, names, closed)
+        with transaction(self._pool) as conn:
+            real_now = pool.real_now(conn)
         for site, shown in looks:
             if isinstance(answer, EdgeError):
                 self._conclude_silence(site, answer, now, shown)
@@ -72,7 +74,7 @@ class DiskLook:
                 findings.over(self._pool, site, SEEN_BY_SSH)
             else:
                 seen = [answer.seen_there.get(shake, shake) for shake in shown]
-                self._conclude(site, seen, _on_disk(answer.facts, site.names[0]), now)
+                self._conclude(site, seen, _on_disk(answer.facts, site.names[0]), now, real_now)
 
     def _silent_since(self, site: WatchedSite) -> EdgeError | None:
         """What asking the site's server has met lately."""
@@ -114,10 +116,13 @@ class DiskLook:
             findings.at_risk(self._pool, site, problem, SEEN_BY_SSH)
 
     def _conclude(
-        self, site: WatchedSite, shakes: Sequence[Handshake], disk: Certificate | None, now: datetime
+        self,
+        site: WatchedSite,
+        shakes: Sequence[Handshake],
+        disk: Certificate | None,
+        now: datetime,
+        real_now: datetime,
     ) -> None:
-        with transaction(self._pool) as conn:
-            real_now = pool.real_now(conn)
         if sight_of(site.certificate, site.names, shakes, real_now) is Sight.AS_KNOWN:
             findings.as_known(self._pool, [site], now)
             findings.over(self._pool, site, SEEN_BY_SSH)

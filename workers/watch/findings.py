@@ -39,12 +39,12 @@ def renewed(db_pool: Pool, acme_directory_url: str, site: WatchedSite, found: Ce
     log.info("watch.renewed_by_server", site=site.site_id, not_after=found.not_after.isoformat())
 
 
-def as_known(db_pool: Pool, as_known: Sequence[WatchedSite], now: datetime) -> None:
+def as_known(db_pool: Pool, well: Sequence[WatchedSite], now: datetime) -> None:
     """What is as it should be is looked at again after its interval; what a look had found wrong is over."""
-    if as_known:
+    if well:
         with transaction(db_pool) as conn:
-            watch.plan_looks(conn, [(site, _next(site, now)) for site in as_known])
-    for site in as_known:
+            watch.plan_looks(conn, [(site, _next(site, now)) for site in well])
+    for site in well:
         if site.at_risk_code in SEEN_BY_A_LOOK:
             over(db_pool, site, SEEN_BY_A_LOOK)
 
